@@ -1,0 +1,1 @@
+"""LLM-driven hard negatives for recommenders, at cluster scale."""
