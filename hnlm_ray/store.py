@@ -40,7 +40,9 @@ class Folder:
                 self.fs, self.path = pafs.LocalFileSystem(), str(Path(text).expanduser().absolute())
                 self.uri = self.path
         except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(f"{text!r} is no usable folder: {error}; give a local path or an s3:// or gs:// URI") from None
+            raise UserError(
+                f"{text!r} is no usable folder: {error}; give a local path or an s3:// or gs:// URI"
+            ) from None
         self.path = self.path.rstrip("/")
 
     def __reduce__(self) -> tuple[type["Folder"], tuple[str]]:
@@ -65,7 +67,7 @@ class Folder:
         """Whether the file or folder `name` (the folder itself when empty) is there."""
         return bool(self.fs.get_file_info(self._at(name)).type != pafs.FileType.NotFound)
 
-    def list(self, suffix: str = "") -> list[str]:
+    def names(self, suffix: str = "") -> list[str]:
         """Names of the direct children that end in `suffix`, sorted; unfinished writes are not listed."""
         infos = self.fs.get_file_info(pafs.FileSelector(self.path, allow_not_found=True))
         names = (info.base_name for info in infos)
@@ -125,7 +127,7 @@ class Folder:
     def parquet_files(self, name: str = "") -> list[str]:
         """Filesystem paths of the Parquet shards directly in the folder `name`, sorted."""
         folder = self.child(name) if name else self
-        return [f"{folder.path}/{shard}" for shard in folder.list(".parquet")]
+        return [f"{folder.path}/{shard}" for shard in folder.names(".parquet")]
 
     def num_rows(self, name: str = "") -> int:
         """Rows of all Parquet shards in the folder `name`, read from their footers."""
