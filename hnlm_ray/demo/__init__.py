@@ -1,0 +1,1 @@
+"""Embedded defaults: a synthetic catalogue, and a small generator model made on the spot."""
