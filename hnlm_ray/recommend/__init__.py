@@ -1,0 +1,1 @@
+"""The recommender: graph, models, samplers, alignment, losses, metrics, one trainer, three stages."""
