@@ -1,0 +1,1 @@
+"""Raw data in: readers, cleaning, k-core, splits, and the Parquet data set every later stage reads."""
