@@ -1,0 +1,1 @@
+"""LLM stages: prompts, output schemas, engines, profiles, negatives, grounding."""
