@@ -12,8 +12,8 @@ class SyntheticConfig(Section):
     """Readers."""
     num_items: int = Field(200, ge=20)
     """Books."""
-    interactions_per_user: float = Field(17.0, ge=3)
-    """Mean number of ratings per reader; single readers vary around it."""
+    interactions_per_user: float = Field(17.0, gt=5)
+    """Mean number of ratings per reader; at least 5 each, with a long tail."""
     popularity_skew: float = Field(0.7, ge=0)
     """Exponent of the popularity law: 0 is flat, 1 is Zipf."""
     text_agreement: float = Field(0.7, ge=0, le=1)
