@@ -1,0 +1,153 @@
+"""The `hnlm` command: reads its arguments, calls one function, turns the user's mistakes into one line."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from hnlm_ray.errors import UserError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code: 0 done, 1 failed checks, 2 the user's mistake, 130 interrupted."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except UserError as error:
+        print(f"hnlm: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nhnlm: interrupted; nothing complete is lost: the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def _run(options: argparse.Namespace) -> int:
+    from hnlm_ray.runtime import set_environment
+
+    set_environment()
+    from hnlm_ray.config import load_config
+    from hnlm_ray.console import quiet_libraries
+    from hnlm_ray.ingest.source import check
+    from hnlm_ray.pipeline import plan, run_pipeline
+    from hnlm_ray.plan import describe
+    from hnlm_ray.runtime import local_resources
+    from hnlm_ray.store import RunDir
+
+    config = load_config(options.config, options.set)
+    check(config.data)
+    run_dir = RunDir(options.run_dir or f"runs/{config.name}")
+    planned = plan(config, run_dir, options.until)
+    place = Path(run_dir.folder.path if run_dir.folder.is_local else ".")
+    print(describe(config, planned, local_resources(config.runtime, place)), end="\n\n", flush=True)
+    if options.dry_run:
+        return 0
+    if options.verbose or all(item.state == "done" for item in planned):
+        run_pipeline(config, run_dir.folder.uri, until=options.until, terminal=sys.stdout)
+    else:
+        log_file = place / "logs" / "run.log"
+        print(f"log: {log_file}", flush=True)
+        with quiet_libraries(log_file) as terminal:
+            run_pipeline(config, run_dir.folder.uri, until=options.until, terminal=terminal)
+    if run_dir.folder.exists("report.html"):
+        print(f"report: {run_dir.folder.uri}/report.html")
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    from hnlm_ray.status import status
+
+    print(status(options.run_dir))
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from hnlm_ray.report.stage import build_report
+    from hnlm_ray.store import RunDir
+
+    print(build_report(RunDir(options.run_dir)))
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from hnlm_ray.doctor import doctor
+
+    return doctor(options.config, options.set)
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from hnlm_ray.bench.frame import BenchOptions, run_bench
+    from hnlm_ray.runtime import set_environment
+
+    set_environment()
+    settings = BenchOptions(options.quick, options.threads, options.repeats, options.seed)
+    return run_bench(options.name, options.json, settings, options.check)
+
+
+def _data_inspect(options: argparse.Namespace) -> int:
+    from hnlm_ray.ingest.inspect import inspect
+
+    print(inspect(options.path))
+    return 0
+
+
+def _data_fetch(options: argparse.Namespace) -> int:
+    from hnlm_ray.ingest.fetch import fetch
+
+    print(fetch(options.name, options.to))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="hnlm", description="LLM-driven hard negatives for recommenders, on Ray.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="run the pipeline, or what is left of it")
+    _config_arguments(run)
+    run.add_argument("--run-dir", metavar="URI", default="", help="local path, s3:// or gs:// (default: runs/NAME)")
+    run.add_argument("--until", metavar="STAGE", default="report", help="last stage to run")
+    run.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    run.add_argument("-v", "--verbose", action="store_true", help="show what Ray and vLLM print")
+    run.set_defaults(command=_run)
+
+    status = commands.add_parser("status", help="stage by stage: done, partial, missing")
+    status.add_argument("run_dir", metavar="RUN_DIR")
+    status.set_defaults(command=_status)
+
+    report = commands.add_parser("report", help="write report.html and report.json again")
+    report.add_argument("run_dir", metavar="RUN_DIR")
+    report.set_defaults(command=_report)
+
+    doctor = commands.add_parser("doctor", help="what this machine or cluster lacks")
+    _config_arguments(doctor, optional=True)
+    doctor.set_defaults(command=_doctor)
+
+    bench = commands.add_parser("bench", help="measure one part against its baseline")
+    bench.add_argument("name", metavar="NAME", help="ingest, generate, finetune, embed, train or evaluate")
+    bench.add_argument("--json", metavar="FILE", help="also write figures and bars as JSON")
+    bench.add_argument("--quick", action="store_true", help="small data, to see that it runs; says nothing about bars")
+    bench.add_argument("--threads", type=int, default=1, help="threads for both sides (default 1)")
+    bench.add_argument("--repeats", type=int, default=5, help="repetitions; medians count (default 5)")
+    bench.add_argument("--seed", type=int, default=0)
+    bench.add_argument("--check", action="store_true", help="exit with 1 where a bar is missed")
+    bench.set_defaults(command=_bench)
+
+    data = commands.add_parser("data", help="look at data, or get a public set")
+    data_commands = data.add_subparsers(required=True, metavar="inspect|fetch")
+    inspect = data_commands.add_parser("inspect", help="what a file or folder looks like, and the config to paste")
+    inspect.add_argument("path", metavar="PATH")
+    inspect.set_defaults(command=_data_inspect)
+    fetch = data_commands.add_parser("fetch", help="download a public set, or say where to get it")
+    fetch.add_argument("name", metavar="NAME")
+    fetch.add_argument("--to", metavar="DIR", default="data", help="folder to put it in (default: data)")
+    fetch.set_defaults(command=_data_fetch)
+    return parser
+
+
+def _config_arguments(parser: argparse.ArgumentParser, optional: bool = False) -> None:
+    parser.add_argument("config", metavar="CONFIG", nargs="?" if optional else None, help="YAML file")
+    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override, e.g. train.epochs=5")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

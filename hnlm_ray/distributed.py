@@ -1,0 +1,135 @@
+"""Run a training loop under Ray Train, in the driver or on workers, ready for `deepspeed.initialize`.
+
+The loop owns its checkpoints: it writes them into its output folder and looks for one when it starts. A killed
+worker (Ray restarts the group) and a killed driver (the user runs the same command again) are then the same case.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from hnlm_ray.progress import Progress
+from hnlm_ray.runtime import RuntimeConfig
+from hnlm_ray.store import Folder
+
+Loop = Callable[[dict[str, Any]], None]
+
+_PROGRESS_FILE = "progress.json"
+_live_progress: Progress | None = None
+"""Set while a loop runs in the driver's own process; workers go through the progress file instead."""
+_last_report_at = 0.0
+
+
+def rank() -> int:
+    """This process's rank among the training workers."""
+    import torch.distributed as dist
+
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Number of training workers."""
+    import torch.distributed as dist
+
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def report(out: Folder, metrics: dict[str, float], *, done: int, total: int) -> None:
+    """Report one epoch or step: every rank calls it equally often. `done` of `total` feeds the progress line."""
+    import ray.train
+
+    global _last_report_at
+    ray.train.report(metrics)
+    if rank() != 0:
+        return
+    if _live_progress is not None:
+        _live_progress.reach(done, total, metrics)
+    elif time.monotonic() - _last_report_at > 1.0 or done >= total:
+        _last_report_at = time.monotonic()
+        out.write_json(_PROGRESS_FILE, {"done": done, "total": total, "metrics": metrics})
+
+
+def run_training(
+    loop: Loop, loop_config: dict[str, Any], *, runtime: RuntimeConfig, out: Folder, name: str, progress: Progress
+) -> None:
+    """Run `loop(loop_config)` on `runtime.train_workers` Ray Train workers (0: in this process) and wait for it.
+
+    Inside the loop `torch.distributed` stands (gloo, or nccl on GPUs), so `deepspeed.initialize(...,
+    dist_init_required=False)` works. `loop_config` holds plain values and URIs, never data.
+
+    Raises whatever the loop raised, after `runtime.max_failures` restarts of lost workers.
+    """
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    workers = runtime.train_workers
+    resources = {"CPU": float(runtime.cpus_per_train_worker)} | ({"GPU": 1.0} if runtime.use_gpu else {})
+    trainer = TorchTrainer(
+        _on_each_rank,
+        train_loop_config={"loop": loop, "config": loop_config, "threads": runtime.train_threads()},
+        scaling_config=ScalingConfig(
+            num_workers=workers,
+            use_gpu=runtime.use_gpu,
+            resources_per_worker=resources if workers else None,
+        ),
+        run_config=RunConfig(
+            name=f"{name}-{os.getpid()}-{int(time.time() * 1000)}",
+            storage_path=out.child("ray_train").uri,
+            failure_config=FailureConfig(max_failures=runtime.max_failures),
+        ),
+    )
+    out.delete(_PROGRESS_FILE)
+    with _in_this_process(progress) if workers == 0 else _polling(out, progress):
+        trainer.fit()
+    out.delete(_PROGRESS_FILE)
+    out.delete("ray_train")
+
+
+def _on_each_rank(train_config: dict[str, Any]) -> None:
+    import deepspeed.comm
+    import torch
+    import torch.distributed as dist
+
+    torch.set_num_threads(train_config["threads"])
+    in_driver = not dist.is_initialized()
+    if in_driver:  # Ray Train leaves a group of one to us; a hash store needs neither port nor host name
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    deepspeed.comm.init_distributed(dist_backend=dist.get_backend(), dist_init_required=False, verbose=False)
+    try:
+        train_config["loop"](train_config["config"])
+    finally:
+        if in_driver:  # through DeepSpeed, which keeps references to the group that would be stale next time
+            deepspeed.comm.destroy_process_group()
+
+
+@contextmanager
+def _in_this_process(progress: Progress) -> Iterator[None]:
+    global _live_progress
+    _live_progress = progress
+    try:
+        yield
+    finally:
+        _live_progress = None
+
+
+@contextmanager
+def _polling(out: Folder, progress: Progress) -> Iterator[None]:
+    finished = threading.Event()
+
+    def poll() -> None:
+        while not finished.wait(1.0):
+            if out.exists(_PROGRESS_FILE):
+                state = out.read_json(_PROGRESS_FILE)
+                progress.reach(state["done"], state["total"], state["metrics"])
+
+    thread = threading.Thread(target=poll, name="training-progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        finished.set()
+        thread.join()

@@ -1,0 +1,50 @@
+"""Peak memory of a run: this process and everything it started."""
+
+import threading
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+_GB = 1e9
+
+
+def tree_memory_gb() -> float:
+    """Proportional set size of this process and all its descendants, GB: shared pages count once."""
+    own = psutil.Process()
+    return sum(_pss_bytes(process) for process in [own, *own.children(recursive=True)]) / _GB
+
+
+def _pss_bytes(process: psutil.Process) -> int:
+    try:
+        info = process.memory_full_info()
+    except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+        return 0  # ended between listing and reading, or another user's
+    return int(getattr(info, "pss", info.uss))
+
+
+class MemoryMonitor:
+    """Samples `tree_memory_gb` in the background; `peak_gb` is the highest value since the last `restart`."""
+
+    def __init__(self, interval_s: float = 2.0) -> None:
+        self._interval_s = interval_s
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._sample, name="memory-monitor", daemon=True)
+        self.peak_gb = 0.0
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def restart(self) -> None:
+        """Forget the peak so far, at the start of a stage."""
+        self.peak_gb = tree_memory_gb()
+
+    def _sample(self) -> None:
+        while not self._stopped.is_set():
+            self.peak_gb = max(self.peak_gb, tree_memory_gb())
+            self._stopped.wait(self._interval_s)

@@ -1,0 +1,289 @@
+"""The pipeline: nine stages in order, each skipped where it stands complete and resumed where it does not.
+
+A stage is a function of its config sections and its input artifacts. Its fingerprint covers both and the version of
+its code's output, so a changed setting redoes the stages that depend on it and nothing else.
+"""
+
+import hashlib
+import importlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TextIO
+
+import yaml
+
+from hnlm_ray.config import RunConfig
+from hnlm_ray.errors import UserError
+from hnlm_ray.ingest.source import check, input_fingerprint
+from hnlm_ray.memory import MemoryMonitor
+from hnlm_ray.progress import Progress
+from hnlm_ray.store import Folder, ManifestEntry, RunDir
+
+if TYPE_CHECKING:
+    from hnlm_ray.generate.engines import EngineManager
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One row of the pipeline's table."""
+
+    name: str
+    function: str
+    """`module:function`, imported when the stage runs."""
+    sections: tuple[str, ...]
+    """Config sections that decide its result."""
+    reads: tuple[str, ...]
+    """Stages whose artifacts it reads."""
+    artifacts: tuple[str, ...]
+    """Folders of the run directory that it writes."""
+    version: int = 1
+    """Raised when the stage's code writes something else for the same config and input."""
+
+
+STAGES = (
+    Stage("ingest", "hnlm_ray.ingest.stage:run", ("data", "seed"), (), ("dataset", "quarantine")),
+    Stage("signal", "hnlm_ray.recommend.signal_stage:run", ("signal", "seed"), ("ingest",), ("signal",)),
+    Stage("profile", "hnlm_ray.generate.profile_stage:run", ("profile", "llm"), ("ingest",), ("profiles",)),
+    Stage(
+        "negative",
+        "hnlm_ray.generate.negative_stage:run",
+        ("negative", "llm", "encoder"),
+        ("ingest", "profile", "signal"),
+        ("negatives",),
+    ),
+    Stage(
+        "finetune",
+        "hnlm_ray.finetune.finetune_stage:run",
+        ("finetune", "encoder", "seed"),
+        ("ingest", "profile", "signal", "negative"),
+        ("finetune",),
+    ),
+    Stage(
+        "embed",
+        "hnlm_ray.finetune.embed_stage:run",
+        ("embed", "finetune", "encoder"),
+        ("ingest", "profile", "signal", "negative", "finetune"),
+        ("embeddings",),
+    ),
+    Stage(
+        "train",
+        "hnlm_ray.recommend.train_stage:run",
+        ("train", "seed"),
+        ("ingest", "signal", "negative", "embed"),
+        ("recommender",),
+    ),
+    Stage("evaluate", "hnlm_ray.recommend.evaluate_stage:run", ("evaluate",), ("ingest", "train"), ("evaluation",)),
+    Stage(
+        "report",
+        "hnlm_ray.report.stage:run",
+        ("report",),
+        ("ingest", "signal", "profile", "negative", "finetune", "embed", "train", "evaluate"),
+        ("report",),
+    ),
+)
+STAGE_NAMES = tuple(stage.name for stage in STAGES)
+_OWNER = {artifact: stage.name for stage in STAGES for artifact in stage.artifacts}
+_PUBLISHED = {"report.html": "report", "report.json": "report", "metrics.json": "evaluation"}
+"""Files that are also copied to the run directory's root, and the artifact they come from."""
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """A stage of a run with its fingerprint and what stands of it."""
+
+    stage: Stage
+    fingerprint: str
+    state: Literal["done", "partial", "missing"]
+    entry: ManifestEntry | None
+
+
+@dataclass
+class StageContext:
+    """What a stage gets: its config, where to read and write, the progress line and the engines of the run."""
+
+    config: RunConfig
+    run_dir: RunDir
+    fingerprints: dict[str, str]
+    progress: Progress
+    run: "Run"
+
+    def out(self, artifact: str) -> Folder:
+        """Where to write `artifact`. What a killed run left there is still there: the stage goes on from it."""
+        return self.run_dir.artifact(artifact, self.fingerprints[_OWNER[artifact]])
+
+    def input(self, artifact: str) -> Folder:
+        """A complete artifact of an earlier stage."""
+        return self.out(artifact)
+
+    @property
+    def engines(self) -> "EngineManager":
+        """Engines of the run, started on first use and kept across stages."""
+        return self.run.engines
+
+    @property
+    def manifest_entries(self) -> dict[str, ManifestEntry]:
+        """Complete stages of this run, in order."""
+        found = {name: self.run_dir.entry(name, fingerprint) for name, fingerprint in self.fingerprints.items()}
+        return {name: entry for name, entry in found.items() if entry is not None}
+
+
+@dataclass
+class Run:
+    """What lives as long as one run: engines and the clock."""
+
+    config: RunConfig
+    terminal: TextIO | None = None
+    started_at: float = field(default_factory=time.monotonic)
+
+    @cached_property
+    def engines(self) -> "EngineManager":
+        """The run's engines; nothing starts before one is asked for."""
+        from hnlm_ray.generate.engines import EngineManager
+
+        return EngineManager(self.config)
+
+    def close(self) -> None:
+        """End the engines, if there were any."""
+        if "engines" in vars(self):
+            self.engines.close()
+
+    def say(self, line: str) -> None:
+        """Print a line where the user looks."""
+        print(line, file=self.terminal, flush=True)
+
+
+def plan(config: RunConfig, run_dir: RunDir, until: str = "report") -> list[PlannedStage]:
+    """Fingerprints and states of all stages up to `until`; nothing is written, Ray is not needed."""
+    if until not in STAGE_NAMES:
+        raise UserError(f"--until {until!r} is no stage: there are {', '.join(STAGE_NAMES)}")
+    fingerprints: dict[str, str] = {}
+    planned = []
+    for stage in STAGES[: STAGE_NAMES.index(until) + 1]:
+        fingerprint = _fingerprint(stage, config, [fingerprints[name] for name in stage.reads])
+        fingerprints[stage.name] = fingerprint
+        entry = run_dir.entry(stage.name, fingerprint)
+        begun = any(run_dir.artifact(artifact, fingerprint).exists() for artifact in stage.artifacts)
+        planned.append(PlannedStage(stage, fingerprint, "done" if entry else "partial" if begun else "missing", entry))
+    return planned
+
+
+def run_stages(config: RunConfig, run_dir: RunDir, planned: Sequence[PlannedStage], run: Run) -> None:
+    """Run what is not done, in order; commit each stage when it is complete. Ray must be connected."""
+    run_dir.folder.write_bytes("config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode())
+    fingerprints = {item.stage.name: item.fingerprint for item in planned}
+    with MemoryMonitor() as memory:
+        for number, item in enumerate(planned, start=1):
+            label = f"[{number}/{len(planned)}] {item.stage.name}"
+            if item.entry is not None:
+                run_dir.commit(item.entry)
+                run.say(f"{label}: done before")
+                continue
+            run.say(label + (": goes on" if item.state == "partial" else ""))
+            progress = Progress(item.stage.name, run.terminal)
+            memory.restart()
+            started = time.monotonic()
+            try:
+                summary = _function(item.stage)(StageContext(config, run_dir, fingerprints, progress, run))
+            finally:
+                progress.close()
+            seconds = time.monotonic() - started
+            run_dir.commit(_entry(item, summary, seconds, memory.peak_gb))
+            run.say(f"{label}: {_headline(summary)}{seconds:.1f} s, peak {memory.peak_gb:.1f} GB")
+    publish(run_dir, fingerprints)
+
+
+def run_pipeline(
+    config: RunConfig, run_dir: str | Path = "", *, until: str = "report", terminal: TextIO | None = None
+) -> RunDir:
+    """Run the pipeline, or what is left of it, and return its run directory.
+
+    Raises:
+        UserError: the input is missing or not as the config says, or resources do not suffice.
+    """
+    from hnlm_ray.plan import demands
+    from hnlm_ray.runtime import cluster_resources, connected, local_resources, preflight
+
+    check(config.data)
+    target = RunDir(run_dir or f"runs/{config.name}")
+    planned = plan(config, target, until)
+    run = Run(config, terminal)
+    if all(item.state == "done" for item in planned):
+        publish(target, {item.stage.name: item.fingerprint for item in planned})
+        run.say(f"nothing to do: all {len(planned)} stages of this config stand complete in {target.folder.uri}")
+        return target
+    needed = demands(config, planned)
+    if config.runtime.is_local():
+        preflight(needed, local_resources(config.runtime, Path(target.folder.path)))
+    with connected(config.runtime):
+        if not config.runtime.is_local():
+            preflight(needed, cluster_resources())
+        try:
+            run_stages(config, target, planned, run)
+        finally:
+            run.close()
+    return target
+
+
+def publish(run_dir: RunDir, fingerprints: dict[str, str]) -> None:
+    """Copy the report and the metrics to the run directory's root, where people look."""
+    for name, artifact in _PUBLISHED.items():
+        if _OWNER[artifact] in fingerprints:
+            source = run_dir.artifact(artifact, fingerprints[_OWNER[artifact]])
+            if source.exists(name):
+                run_dir.folder.write_bytes(name, source.read_bytes(name))
+
+
+def _fingerprint(stage: Stage, config: RunConfig, inputs: list[str]) -> str:
+    values: dict[str, Any] = {"stage": stage.name, "version": stage.version, "inputs": inputs}
+    for section in stage.sections:
+        value = getattr(config, section)
+        values[section] = value.result_dict() if hasattr(value, "result_dict") else value
+        if section in ("llm", "encoder"):
+            values[f"{section}_files"] = _model_identity(value.model)
+    if stage.name == "ingest":
+        values["input"] = input_fingerprint(config.data)
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _model_identity(model: str) -> str:
+    """What tells two local model folders apart: names and sizes of the files, and both ends of each."""
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        return model
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        size = file.stat().st_size
+        digest.update(f"{file.relative_to(folder)}:{size}".encode())
+        with file.open("rb") as stream:
+            digest.update(stream.read(1 << 20))
+            stream.seek(max(0, size - (1 << 20)))
+            digest.update(stream.read())
+    return digest.hexdigest()
+
+
+def _function(stage: Stage) -> Callable[[StageContext], dict[str, Any]]:
+    module, _, name = stage.function.partition(":")
+    function: Callable[[StageContext], dict[str, Any]] = getattr(importlib.import_module(module), name)
+    return function
+
+
+def _entry(item: PlannedStage, summary: dict[str, Any], seconds: float, peak_memory_gb: float) -> ManifestEntry:
+    return ManifestEntry(
+        stage=item.stage.name,
+        fingerprint=item.fingerprint,
+        artifacts={artifact: f"{artifact}/{item.fingerprint}" for artifact in item.stage.artifacts},
+        summary=summary,
+        seconds=round(seconds, 3),
+        peak_memory_gb=round(peak_memory_gb, 3),
+        completed_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _headline(summary: dict[str, Any]) -> str:
+    """The summary's own one-line account, where the stage gives one."""
+    return f"{summary['headline']}; " if summary.get("headline") else ""

@@ -1,0 +1,97 @@
+"""What a run will do and what it needs, before any of it happens."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hnlm_ray.config import RunConfig
+from hnlm_ray.ingest.source import plan_counts
+from hnlm_ray.pipeline import PlannedStage
+from hnlm_ray.runtime import Demand, Resources
+
+_PROCESS_GB = 2.0
+"""A Python process with torch or vLLM and a small model, measured."""
+_TEXT_STAGES = ("profile", "negative")
+
+
+def demands(config: RunConfig, planned: Sequence[PlannedStage]) -> list[Demand]:
+    """What each part of the plan needs at one time, for those stages that still have to run."""
+    todo = {item.stage.name for item in planned if item.state != "done"}
+    parts = []
+    if todo & set(_TEXT_STAGES) and config.llm.engine == "vllm":
+        engine = _engine(config)
+        parts.append(Demand(f"the generator ({config.llm.replicas[0]} x {config.llm.model})", engine))
+    if todo & {"signal", "finetune", "train"}:
+        workers = max(1, config.runtime.train_workers)
+        cpus = workers * config.runtime.cpus_per_train_worker
+        gpus = workers if config.runtime.use_gpu else 0
+        parts.append(Demand(f"training with {workers} worker(s)", Resources(cpus, gpus, workers * _PROCESS_GB, 0)))
+    if todo:
+        parts.append(Demand("the artifacts", Resources(1, 0, _PROCESS_GB, _disk_gb(config))))
+    return parts
+
+
+def _engine(config: RunConfig) -> Resources:
+    llm, replicas = config.llm, config.llm.replicas[0]
+    on_cpu = llm.gpus_per_replica == 0
+    memory_gb = llm.memory_gb or _PROCESS_GB + (llm.kv_cache_gb + _weights_gb(llm.model) if on_cpu else 0)
+    return Resources(replicas * llm.cpus_per_replica, replicas * llm.gpus_per_replica, replicas * memory_gb, 0)
+
+
+def _weights_gb(model: str) -> float:
+    folder = Path(model).expanduser()
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors")) / 1e9 if folder.is_dir() else 0.0
+
+
+def _disk_gb(config: RunConfig) -> float:
+    """Upper estimate: z in float16 per training pair, text of every row, twice for the copies in between."""
+    counts = plan_counts(config.data)
+    pairs = counts.get("interactions", 0)
+    per_user = config.embed.max_pairs_per_user
+    embedded = min(pairs, per_user * counts["users"]) if per_user and "users" in counts else pairs
+    return 0.5 + 2 * (embedded * 2 * (config.embed.r or 4096) + pairs * 1000) / 1e9
+
+
+def describe(config: RunConfig, planned: Sequence[PlannedStage], present: Resources) -> str:
+    """The plan in words: stages and their states, rows and prompts, resources needed against those present."""
+    counts = plan_counts(config.data)
+    lines = [
+        f"plan for {config.name}: data {config.data.path or config.data.format}, generator {config.llm.model}, "
+        f"encoder {config.encoder.model}"
+    ]
+    lines += ["", f"  {'stage':<10} {'state':<8} rows"]
+    lines += [f"  {item.stage.name:<10} {item.state:<8} {_rows(item.stage.name, config, counts)}" for item in planned]
+    lines += ["", f"  {'needed at one time':<48} {'CPUs':>6} {'GPUs':>6} {'GB memory':>10} {'GB disk':>8}"]
+    for demand in demands(config, planned):
+        lines.append(f"  {demand.what:<48} {_numbers(demand.resources)}")
+    lines.append(f"  {'present':<48} {_numbers(present)}")
+    return "\n".join(lines)
+
+
+def _numbers(resources: Resources) -> str:
+    return f"{resources.cpus:>6g} {resources.gpus:>6g} {resources.memory_gb:>10.1f} {resources.disk_gb:>8.1f}"
+
+
+def _rows(stage: str, config: RunConfig, counts: dict[str, Any]) -> str:
+    """What a stage works on, before filters: upper bounds from the raw counts."""
+    users, items, pairs = (counts.get(name) for name in ("users", "items", "interactions"))
+
+    def at_most(value: int | None, what: str) -> str:
+        return f"up to {value:,} {what}" if value is not None else f"{what}: known after ingest"
+
+    negative, per_user = config.negative, config.negative.max_pairs_per_user
+    asked = pairs if negative.pairs == "all" or users is None or pairs is None else min(pairs, users * per_user)
+    asked = min(asked, negative.max_pairs) if asked is not None and negative.max_pairs else asked
+    cap = config.embed.max_pairs_per_user
+    embedded = min(pairs, users * cap) if cap and pairs is not None and users is not None else pairs
+    prompts = users + items if users is not None and items is not None else None
+    rows = {
+        "ingest": at_most(pairs, "interactions"),
+        "signal": f"{config.signal.epochs} epochs at most",
+        "profile": at_most(prompts, "prompts (items and users)"),
+        "negative": at_most(asked, "prompts (user-item pairs)"),
+        "finetune": f"{config.finetune.epochs} epochs over at most {config.finetune.max_triplets or 'all'} triplets",
+        "embed": at_most(embedded, "texts (training pairs)"),
+        "train": f"{config.train.epochs} epochs at most",
+    }
+    return rows.get(stage, "")
