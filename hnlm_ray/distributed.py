@@ -98,6 +98,7 @@ def _on_each_rank(train_config: dict[str, Any]) -> None:
     if in_driver:  # Ray Train leaves a group of one to us; a hash store needs neither port nor host name
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        os.environ["LOCAL_RANK"] = "0"  # DeepSpeed insists on it
     deepspeed.comm.init_distributed(dist_backend=dist.get_backend(), dist_init_required=False, verbose=False)
     try:
         train_config["loop"](train_config["config"])
