@@ -14,18 +14,18 @@ class EncoderConfig(Section):
     """'minilm' (all-MiniLM-L6-v2, installed with the package), a local Hugging Face folder, or a Hub name."""
     pooling: Literal["auto", "mean", "last", "cls"] = "auto"
     """How token states become one vector; 'auto': mean for encoder-only models, last token for decoders."""
-    max_length: int = Field(128, ge=8)
+    max_length: int = Field(default=128, ge=8)
     """Tokens per text, special tokens included; longer texts are cut at the end, in training and inference alike."""
 
 
 class LoRAConfig(Section):
     """The low-rank adapter that is trained instead of the whole encoder."""
 
-    r: int = Field(32, ge=1)
+    r: int = Field(default=32, ge=1)
     """Rank of the update."""
-    alpha: int = Field(64, ge=1)
+    alpha: int = Field(default=64, ge=1)
     """The update is scaled by alpha / r."""
-    dropout: float = Field(0.05, ge=0, lt=1)
+    dropout: float = Field(default=0.05, ge=0, lt=1)
     """Dropout on the adapter's input while training."""
     targets: Literal["auto"] | list[str] = "auto"
     """Names of the linear layers that get an adapter; 'auto': the q, k, v and o projections, found per architecture."""
@@ -39,39 +39,39 @@ class FinetuneConfig(Section):
 
     context: Literal["neighbors", "numbers", "none"] = "neighbors"
     """The collaborative context in q: titles of CF neighbours, the paper's vectors printed as numbers, or nothing."""
-    num_context_items: int = Field(3, ge=1)
+    num_context_items: int = Field(default=3, ge=1)
     """Titles per side (nearest to the user, nearest to the item) with context 'neighbors'."""
-    num_context_dims: int = Field(8, ge=1)
+    num_context_dims: int = Field(default=8, ge=1)
     """Leading components of each CF vector that are printed with context 'numbers'."""
     window: tuple[Percentile, Percentile] = (0.5, 0.95)
-    """A hard negative's CF percentile for the user must lie in [lo, hi]: hard, but below the likeliest false negatives."""
-    num_semantic_candidates: int = Field(50, ge=0)
+    """A hard negative's CF percentile for the user must lie in [lo, hi]: hard, yet below likely false negatives."""
+    num_semantic_candidates: int = Field(default=50, ge=0)
     """Nearest catalogue items of the positive that join the grounded LLM negatives as candidates for p."""
-    max_triplets: int | None = Field(20_000, ge=1)
-    """At most so many triplets, drawn evenly and by the seed; null: one for every training pair that has a candidate."""
+    max_triplets: int | None = Field(default=20_000, ge=1)
+    """At most so many triplets, drawn by the seed; null: one for every training pair that has a candidate."""
     loss: Literal["pairwise", "infonce"] = "pairwise"
     """'pairwise': logistic over all (q_a, p_a) against n_b; 'infonce': softmax with the other p_b and all n_b."""
-    tau: float = Field(0.05, gt=0)
+    tau: float = Field(default=0.05, gt=0)
     """Temperature of the loss."""
     method: Literal["lora", "full"] = "lora"
     """What is trained: an adapter, or every weight of the encoder."""
     lora: LoRAConfig = LoRAConfig()
     """The adapter, with method 'lora'."""
-    lr: float = Field(5e-4, gt=0)
+    lr: float = Field(default=5e-4, gt=0)
     """Peak learning rate: suits LoRA on a small encoder; the paper's 8B model takes 2e-5."""
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
     """AdamW weight decay."""
-    warmup_fraction: float = Field(0.1, ge=0, lt=1)
+    warmup_fraction: float = Field(default=0.1, ge=0, lt=1)
     """Share of the steps over which the learning rate rises linearly; then it falls by a cosine to zero."""
-    max_grad_norm: float = Field(1.0, gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are clipped to this norm."""
-    epochs: int = Field(2, ge=1)
+    epochs: int = Field(default=2, ge=1)
     """Passes over the training triplets."""
-    patience: int | None = Field(None, ge=1)
+    patience: int | None = Field(default=None, ge=1)
     """Stop after so many epochs without a better validation loss; null: never early."""
-    batch_size: int = Field(64, ge=2)
+    batch_size: int = Field(default=64, ge=2)
     """Triplets per step over all workers: every n of the batch is a negative of every q."""
-    chunk_size: int | None = Field(None, ge=1)
+    chunk_size: int | None = Field(default=None, ge=1)
     """Triplets per forward pass (GradCache): the same gradients with the memory of a small batch; null: all at once."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the encoder while training; 'auto': bf16 on GPUs, fp32 on CPUs."""
@@ -79,9 +79,9 @@ class FinetuneConfig(Section):
     """Recompute activations in the backward pass: less memory, a third more time."""
     zero_stage: Literal[0, 1, 2, 3] = 2
     """What DeepSpeed shards over the workers: 1 optimizer state, 2 and gradients, 3 and parameters."""
-    validation_fraction: float = Field(0.05, gt=0, le=0.5)
+    validation_fraction: float = Field(default=0.05, gt=0, le=0.5)
     """Share of the triplets that is kept for validation loss, retrieval accuracy and the choice of the best epoch."""
-    num_retrieval_candidates: int = Field(1000, ge=2)
+    num_retrieval_candidates: int = Field(default=1000, ge=2)
     """Does q find its p among so many items?"""
     checkpoint_interval_s: float = operational(60.0, gt=0)
     """Seconds between checkpoints inside an epoch."""
@@ -97,13 +97,13 @@ class FinetuneConfig(Section):
 class EmbedConfig(Section):
     """z of training pairs and of items by the tuned encoder (METHOD section 4)."""
 
-    max_pairs_per_user: int | None = Field(None, ge=1)
+    max_pairs_per_user: int | None = Field(default=None, ge=1)
     """At most so many training pairs of a user, the newest; null: all."""
-    r: int | None = Field(None, ge=1)
+    r: int | None = Field(default=None, ge=1)
     """PCA to so many dimensions, fitted on a sample; null: the encoder's own width."""
-    num_pca_rows: int = Field(20_000, ge=2)
+    num_pca_rows: int = Field(default=20_000, ge=2)
     """Training pairs in the sample that PCA is fitted on."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Arithmetic of the inference engine; 'auto': bfloat16 on GPUs, float32 on CPUs. Parity is checked in each."""
-    num_unit_rows: int = Field(1024, ge=1)
+    num_unit_rows: int = Field(default=1024, ge=1)
     """Training pairs per unit of work: one shard, and the most that a crash costs an actor."""

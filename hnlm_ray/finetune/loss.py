@@ -1,0 +1,82 @@
+"""L_SFT (METHOD section 3) and InfoNCE on triplet embeddings, with negatives from all ranks.
+
+B triplets of the global batch, b of this rank, W ranks, d dimension; all embeddings have unit norm, so a dot product is
+a cosine. Each function returns this rank's loss; the mean over ranks is the loss of the global batch, and averaging
+parameter gradients over ranks, as DDP and DeepSpeed do, gives exactly its gradient.
+"""
+
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+LossName = Literal["pairwise", "infonce"]
+
+
+class _GatherWithGradient(torch.autograd.Function):
+    """[b, d] of every rank -> [B, d] in rank order.
+
+    Another rank's loss depends on our rows, so the gradient of our rows is the sum over all ranks of what flows back
+    to them (a plain `all_gather` would drop all but our own share).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, local_bd: Tensor) -> Tensor:
+        gathered = [torch.empty_like(local_bd) for _ in range(dist.get_world_size())]
+        dist.all_gather(gathered, local_bd.contiguous())
+        return torch.cat(gathered)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        summed = grads[0].contiguous()
+        dist.all_reduce(summed, op=dist.ReduceOp.SUM)
+        return summed.chunk(dist.get_world_size())[dist.get_rank()]
+
+
+def gather(local_bd: Tensor) -> Tensor:
+    """Rows of all ranks [B, d]; every rank must hold equally many. Without a process group: the rows themselves."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return local_bd
+    gathered: Tensor = _GatherWithGradient.apply(local_bd)
+    return gathered
+
+
+def gather_ids(local_b: Tensor) -> Tensor:
+    """Item ids of all ranks [B], without gradient, in the order of `gather`."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return local_b
+    gathered = [torch.empty_like(local_b) for _ in range(dist.get_world_size())]
+    dist.all_gather(gathered, local_b)
+    return torch.cat(gathered)
+
+
+def pairwise_loss(q_bd: Tensor, p_bd: Tensor, n_bd: Tensor, tau: float) -> Tensor:
+    """-(1/B^2) sum_a sum_b log sigmoid((cos(q_a, p_a) - cos(q_a, n_b)) / tau): L_SFT of METHOD section 3."""
+    positive_b1 = (q_bd * p_bd).sum(-1, keepdim=True)
+    negative_bB = q_bd @ gather(n_bd).T
+    return -F.logsigmoid((positive_b1 - negative_bB) / tau).mean()
+
+
+def infonce_loss(q_bd: Tensor, p_bd: Tensor, n_bd: Tensor, p_ids: Tensor, n_ids: Tensor, tau: float) -> Tensor:
+    """Cross-entropy of p_a against the other p_b and all n_b of the batch.
+
+    An item that is p_a itself, in another triplet's p or n, is no negative of a: it is left out.
+    """
+    own_p = p_ids[:, None] == gather_ids(p_ids)  # [b, B]; true on the diagonal as well
+    own_n = p_ids[:, None] == gather_ids(n_ids)
+    positive_b1 = (q_bd * p_bd).sum(-1, keepdim=True) / tau
+    other_p_bB = (q_bd @ gather(p_bd).T / tau).masked_fill(own_p, float("-inf"))
+    other_n_bB = (q_bd @ gather(n_bd).T / tau).masked_fill(own_n, float("-inf"))
+    logits = torch.cat([positive_b1, other_p_bB, other_n_bB], dim=1)
+    return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
+
+
+def triplet_loss(
+    name: LossName, q_bd: Tensor, p_bd: Tensor, n_bd: Tensor, p_ids: Tensor, n_ids: Tensor, tau: float
+) -> Tensor:
+    """The configured loss; item ids [b] matter to InfoNCE alone."""
+    if name == "pairwise":
+        return pairwise_loss(q_bd, p_bd, n_bd, tau)
+    return infonce_loss(q_bd, p_bd, n_bd, p_ids, n_ids, tau)
