@@ -1,0 +1,90 @@
+from pathlib import Path
+
+import pytest
+
+from hnlm_ray.config import RunConfig, load_config, parse_config
+from hnlm_ray.errors import UserError
+from hnlm_ray.settings import Section, operational
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def config_file(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_overrides_reach_nested_keys_and_the_file_names_the_run(tmp_path: Path) -> None:
+    config = load_config(config_file(tmp_path, "train: {epochs: 3}\n"), ["train.epochs=7", "llm.replicas=[1, 4]"])
+    assert (config.train.epochs, config.llm.replicas, config.name) == (7, (1, 4), "mine")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.epoch=3", "unknown key 'train.epoch'; did you mean 'train.epochs'"),
+        ("data.synthetic.num_user=3", "did you mean 'data.synthetic.num_users'"),
+        ("zzz=1", "the top level has: name, seed, data"),
+        ("train.epochs=many", "train.epochs='many' is not accepted"),
+        ("llm.replicas=[3, 1]", r"llm.replicas is \[3, 1\]; accepted"),
+        ("seed=-1", "seed=-1 is not accepted"),
+        ("train.epochs", "write KEY=VALUE"),
+        ("seed.deeper=1", "unknown key|seed is a value|not accepted"),
+        ("train.epochs=[", "no valid YAML"),
+    ],
+)
+def test_a_wrong_override_is_one_line_that_names_it(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        load_config(config_file(tmp_path, ""), [override])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("- a\n- b\n", "a mapping of sections"), ("a: [1\n", "no valid YAML"), ("\x00", "no valid YAML")],
+)
+def test_a_broken_file_is_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_config(config_file(tmp_path, text))
+
+
+def test_a_missing_file_is_named() -> None:
+    with pytest.raises(UserError, match=r"'nowhere\.yaml' does not exist"):
+        load_config("nowhere.yaml")
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_config_of_the_project_is_valid(path: Path) -> None:
+    assert load_config(path).name == path.stem
+
+
+def test_a_resolved_config_loads_to_the_same_config() -> None:
+    config = parse_config({"seed": 3, "train": {"epochs": 2}})
+    assert parse_config(config.model_dump(mode="json")) == config
+
+
+def documented(model: type[Section], prefix: str = "") -> list[str]:
+    missing = []
+    for name, field in model.model_fields.items():
+        if not field.description and prefix + name != "seed":
+            missing.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            missing += documented(field.annotation, f"{prefix}{name}.")
+    return missing
+
+
+def test_every_key_is_documented_where_it_is_defined() -> None:
+    assert documented(RunConfig) == []
+
+
+def test_operational_keys_stay_out_of_results() -> None:
+    class Inner(Section):
+        threads: int = operational(2)
+        dim: int = 8
+
+    class Outer(Section):
+        inner: Inner = Inner()
+        place: str = operational("here")
+
+    assert Outer().result_dict() == {"inner": {"dim": 8}}
