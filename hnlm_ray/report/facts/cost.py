@@ -1,0 +1,89 @@
+"""Facts about the run itself: time and memory per stage, what was resolved, on what it ran, what to keep in mind."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from hnlm_ray.report.source import Source
+
+_USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
+
+
+def timing_facts(source: Source) -> dict[str, float]:
+    """Seconds of each stage and their total."""
+    seconds = {stage: entry.seconds for stage, entry in source.entries.items()}
+    return {**seconds, "total": round(sum(seconds.values()), 3)}
+
+
+def memory_facts(source: Source) -> dict[str, Any]:
+    """Peak memory (GB) of all processes of the run, over all and per stage."""
+    peaks = {stage: entry.peak_memory_gb for stage, entry in source.entries.items()}
+    return {"peak_gb": max(peaks.values(), default=0.0), "stages": peaks}
+
+
+def stage_facts(source: Source) -> dict[str, Any]:
+    """What the manifest says of each stage."""
+    return {
+        stage: {"fingerprint": entry.fingerprint, "completed_at": entry.completed_at, "summary": entry.summary}
+        for stage, entry in source.entries.items()
+    }
+
+
+def config_facts(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The resolved config; what stands before an @ in a URI could be a secret and is left out."""
+    return {key: _without_secrets(value) for key, value in config.items()}
+
+
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, str):
+        return _USERINFO.sub("***@", value)
+    if isinstance(value, Mapping):
+        return {key: _without_secrets(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_secrets(inner) for inner in value]
+    return value
+
+
+def notes(source: Source, llm: Mapping[str, Any] | None, quarantined: int) -> list[str]:
+    """What a reader must know before quoting a number."""
+    config, found = source.config, []
+    if llm and llm["model"] == "stand-in":
+        found.append(
+            "The generator is a stand-in: a small language model made on the spot from this catalogue, not a real LLM. "
+            "Its profiles and negatives show that the pipeline works, not what an LLM knows. "
+            "One line names a real one: --set llm.model=Qwen/Qwen3-8B"
+        )
+    if config["data"]["format"] == "synthetic":
+        found.append("The catalogue is synthetic: its metrics say that every part works, nothing about real users.")
+    if "evaluate" in source.entries:
+        found.append(
+            "One seed, one run: differences of a few per cent between two such runs mean nothing by themselves."
+        )
+    failed = sum(task["num_failed"] for task in llm["tasks"].values()) if llm else 0
+    if failed:
+        found.append(f"{failed:,} rows have no usable answer of the generator; they are kept with their reason.")
+    if quarantined:
+        found.append(f"{quarantined:,} input rows were set aside in the quarantine and had no part in the run.")
+    return found
+
+
+def count_facts(source: Source) -> dict[str, dict[str, int]]:
+    """Rows of every table that each stage wrote."""
+    tables = {
+        "dataset": ("items", "users", "train", "valid", "test"),
+        "quarantine": ("",),
+        "profiles": ("items", "users"),
+        "negatives": ("pairs", "grounded"),
+        "finetune": ("triplets",),
+        "embeddings": ("pairs",),
+    }
+    counts: dict[str, dict[str, int]] = {}
+    for stage, entry in source.entries.items():
+        written = {artifact: tables[artifact] for artifact in entry.artifacts if artifact in tables}
+        if written:
+            counts[stage] = {
+                name or artifact: source.folders[artifact].num_rows(name)
+                for artifact, names in written.items()
+                for name in names
+            }
+    return counts

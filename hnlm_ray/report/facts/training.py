@@ -1,0 +1,72 @@
+"""Facts about what was trained: curves, triplets in words, the encoder's checks, embeddings."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from hnlm_ray.report.source import Source, column, histogram, spread_rows
+
+_PERCENTILE_EDGES = np.linspace(0, 1, 51)
+_SIMILARITY_EDGES = np.linspace(-1, 1, 81)
+
+
+def history_facts(source: Source) -> dict[str, Any]:
+    """Training curves of the stages that train: stage -> name of the curve -> [[epoch, value], ...]."""
+    artifacts = {"signal": "signal", "finetune": "finetune", "train": "recommender"}
+    return {
+        stage: curves(source.folders[artifact].read_json("history.json"))
+        for stage, artifact in artifacts.items()
+        if source.has(artifact)
+    }
+
+
+def curves(history: Any) -> dict[str, list[list[float]]]:
+    """Every number that a history records per epoch, as curves; nested records (`valid`) get dotted names."""
+    records = history["epochs"] if isinstance(history, Mapping) else history
+    found: dict[str, list[list[float]]] = {}
+    for number, record in enumerate(records, start=1):
+        flat = _flat(record)
+        epoch = flat.pop("epoch", number)
+        for name, value in flat.items():
+            found.setdefault(name, []).append([float(epoch), float(value)])
+    return found
+
+
+def _flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    values: dict[str, float] = {}
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            values |= _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            values[f"{prefix}{name}"] = value
+    return values
+
+
+def triplet_facts(source: Source) -> dict[str, Any]:
+    """Number of triplets, where their hard negatives lie by CF percentile and similarity, and some of them in words."""
+    folder = source.folders["finetune"]
+    columns = ["user_id", "item_id", "hard_item_id", "q", "p", "n", "cf_percentile", "similarity"]
+    samples = spread_rows(folder, "triplets", source.settings.num_triplets, columns)
+    titles = source.item_titles([row[key] for row in samples for key in ("item_id", "hard_item_id")])
+    return {
+        "num_triplets": folder.num_rows("triplets"),
+        "window": source.config["finetune"]["window"],
+        "cf_percentile_histogram": histogram(column(folder, "triplets", "cf_percentile"), _PERCENTILE_EDGES),
+        "similarity_histogram": histogram(column(folder, "triplets", "similarity"), _SIMILARITY_EDGES),
+        "samples": [
+            {"title": titles[row["item_id"]], "hard_title": titles[row["hard_item_id"]], **row} for row in samples
+        ],
+    }
+
+
+def encoder_facts(source: Source) -> dict[str, Any]:
+    """How the tuned encoder turns text into vectors (`encoder.json`)."""
+    facts: dict[str, Any] = source.folders["finetune"].read_json("encoder.json")
+    return facts
+
+
+def embedding_facts(source: Source) -> dict[str, Any]:
+    """Rows and width of the hard-negative embeddings, explained variance, parity of the two encoders."""
+    folder = source.folders["embeddings"]
+    return {"num_pairs": folder.num_rows("pairs"), **folder.read_json("meta.json")}

@@ -1,0 +1,200 @@
+"""report.json -> report.html: the page shows what the JSON holds, nothing else. No script, no link out, no file beside it."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from hnlm_ray.report import charts
+
+_TEMPLATE = "report.html"
+_VALIDATION_METRICS = ("recall", "ndcg")
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """The whole page. Every text is escaped by the template; only our own plots enter as markup."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "duration": duration, "percent": percent, "flat": flat, "words": words}
+    return environment.get_template(_TEMPLATE).render(
+        report=report, plots=plots(report), headline=headline(report), metrics=metric_table(report)
+    )
+
+
+def headline(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The numbers at the top: (value, what it is)."""
+    tiles: list[tuple[str, str]] = []
+    k = report["config"]["report"]["headline_k"]
+    if evaluation := report.get("evaluation"):
+        for metric in ("recall", "ndcg"):
+            value = evaluation["metrics"]["test"].get(f"{metric}@{k}")
+            if value is not None:
+                tiles.append((f"{value:.4f}", f"{metric.upper() if metric == 'ndcg' else metric.title()}@{k}, test"))
+    if data := report.get("data"):
+        tiles += [(number(data["num_users"]), "users"), (number(data["num_items"]), "items")]
+        tiles.append((number(data["num_interactions"]), "interactions"))
+    tiles.append((duration(report["timing"]["total"]), "all stages"))
+    tiles.append((f"{report['memory']['peak_gb']:.1f} GB", "peak memory"))
+    return tiles
+
+
+def metric_table(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics as rows of kinds and columns of k, split by split."""
+    if not report.get("evaluation"):
+        return {}
+    by_split = report["evaluation"]["metrics"]
+    ks = sorted({int(name.partition("@")[2]) for values in by_split.values() for name in values if "@" in name})
+    kinds = dict.fromkeys(name.partition("@")[0] for values in by_split.values() for name in values if "@" in name)
+    rows = {kind: [by_split[split].get(f"{kind}@{k}") for split in by_split for k in ks] for kind in kinds}
+    return {"splits": list(by_split), "ks": ks, "rows": rows}
+
+
+def plots(report: Mapping[str, Any]) -> dict[str, Markup]:
+    """Every plot that the report's facts allow, by name."""
+    drawn: dict[str, str] = {}
+    for part, draw in _PLOTTERS.items():
+        if report.get(part):
+            drawn |= draw(report[part], report)
+    return {name: Markup(svg) for name, svg in drawn.items()}  # noqa: S704  drawn by us from numbers
+
+
+def _data_plots(data: Mapping[str, Any], _report: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        f"{side}_degrees": charts.histogram(
+            {side: data[f"{side}_degree_histogram"]}, "training interactions", f"{side}s", log=True
+        )
+        for side in ("user", "item")
+    }
+
+
+def _llm_plots(llm: Mapping[str, Any], _report: Mapping[str, Any]) -> dict[str, str]:
+    tasks = {words(name): task for name, task in llm["tasks"].items() if task["num_asked"]}
+    axes = {"prompt_token": "prompt tokens", "completion_token": "tokens written", "word": "words of the text"}
+    return {
+        f"{kind}_lengths": charts.histogram(
+            {name: task[f"{kind}_histogram"] for name, task in tasks.items()}, label, "share of rows", share=True
+        )
+        for kind, label in axes.items()
+        if tasks
+    }
+
+
+def _grounding_plots(grounding: Mapping[str, Any], _report: Mapping[str, Any]) -> dict[str, str]:
+    shown = {"all kept items": grounding["all_histogram"], "nearest item": grounding["nearest_histogram"]}
+    return {"grounding": charts.histogram(shown, "cosine similarity to the text negative", "share", share=True)}
+
+
+def _history_plots(history: Mapping[str, Any], _report: Mapping[str, Any]) -> dict[str, str]:
+    drawn = {}
+    for stage, curves in history.items():
+        losses = {name: points for name, points in curves.items() if "loss" in name.rpartition(".")[2]}
+        scores = {name: points for name, points in curves.items() if _is_score(name)}
+        if losses:
+            drawn[f"{stage}_loss"] = charts.lines(losses, "epoch", "loss")
+        if scores:
+            drawn[f"{stage}_scores"] = charts.lines(scores, "epoch", "validation", mark_best=True)
+    return drawn
+
+
+def _is_score(name: str) -> bool:
+    leaf = name.rpartition(".")[2]
+    return leaf.partition("@")[0] in _VALIDATION_METRICS or "accuracy" in leaf
+
+
+def _triplet_plots(triplets: Mapping[str, Any], _report: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "cf_percentile": charts.histogram(
+            {"hard negatives": triplets["cf_percentile_histogram"]},
+            "CF percentile for the user",
+            "triplets",
+            band=triplets["window"],
+        ),
+        "triplet_similarity": charts.histogram(
+            {"hard negatives": triplets["similarity_histogram"]}, "cosine similarity to the positive", "triplets"
+        ),
+    }
+
+
+def _evaluation_plots(evaluation: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str, str]:
+    k = report["config"]["report"]["headline_k"]
+    test = evaluation["metrics"]["test"]
+    ks = sorted({int(name.partition("@")[2]) for name in test if "@" in name})
+    kinds = [kind for kind in ("recall", "ndcg", "hr", "precision", "mrr", "map") if f"{kind}@{ks[0]}" in test]
+    drawn = {
+        "metrics_by_k": charts.bars(
+            [f"@{cut}" for cut in ks], {kind: [test[f"{kind}@{cut}"] for cut in ks] for kind in kinds[:2]}, "k", "test"
+        )
+    }
+    for side, groups in evaluation["groups"].items():
+        metrics = [f"{kind}@{k}" for kind in ("recall", "ndcg") if groups and f"{kind}@{k}" in groups[0]["metrics"]]
+        if metrics:
+            series = {metric: [group["metrics"][metric] or 0.0 for group in groups] for metric in metrics}
+            label = "training interactions of the user" if side == "users" else "training interactions of the item"
+            drawn[f"groups_{side}"] = charts.bars([group["label"] for group in groups], series, label, "test")
+    return drawn
+
+
+def _cost_plots(timing: Mapping[str, float], report: Mapping[str, Any]) -> dict[str, str]:
+    stages = [stage for stage in timing if stage != "total"]
+    seconds = [timing[stage] for stage in stages]
+    peaks = [report["memory"]["stages"][stage] for stage in stages]
+    return {
+        "timing": charts.horizontal_bars(stages, seconds, "seconds", "s"),
+        "memory": charts.steps_over_time(stages, seconds, peaks, "peak memory, GB"),
+    }
+
+
+_PLOTTERS: dict[str, Callable[[Any, Mapping[str, Any]], dict[str, str]]] = {
+    "data": _data_plots,
+    "llm": _llm_plots,
+    "grounding": _grounding_plots,
+    "history": _history_plots,
+    "triplets": _triplet_plots,
+    "evaluation": _evaluation_plots,
+    "timing": _cost_plots,
+}
+
+
+def number(value: Any) -> str:
+    """A number for a table: thousands set apart, four significant digits of a fraction."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "" if value is None else str(value)
+    if isinstance(value, int) or value.is_integer() and abs(value) >= 1000:
+        return f"{int(value):,}"
+    return f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: `8.2 s`, `3 min 5 s`, `2 h 10 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def percent(share: float | None) -> str:
+    """A share as per cent."""
+    return "" if share is None else f"{100 * share:.3g} %"
+
+
+def words(name: str) -> str:
+    """A key as words."""
+    return name.replace("_", " ")
+
+
+def flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """A nested mapping as rows of (dotted key, value)."""
+    rows: list[tuple[str, Any]] = []
+    for key, inner in value.items():
+        if isinstance(inner, Mapping):
+            rows += flat(inner, f"{prefix}{key}.")
+        else:
+            rows.append((f"{prefix}{key}", inner))
+    return rows
