@@ -65,7 +65,7 @@ _CLEANING = (
 )
 _REFERENCE = re.compile(r'(?<= id=")|(?<=url\(#)|(?<=href="#)')
 
-Curve = Sequence[Sequence[float | None]]
+Curve = Sequence[Sequence[float]]
 
 
 @mpl.rc_context(_STYLE)

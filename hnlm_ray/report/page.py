@@ -1,4 +1,4 @@
-"""report.json -> report.html: the page shows what the JSON holds, nothing else. No script, no link out, no file beside it."""
+"""report.json -> report.html: the page shows what the JSON holds, nothing else. No script, no link, no file beside it."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -62,7 +62,7 @@ def plots(report: Mapping[str, Any]) -> dict[str, Markup]:
     for part, draw in _PLOTTERS.items():
         if report.get(part):
             drawn |= draw(report[part], report)
-    return {name: Markup(svg) for name, svg in drawn.items()}  # noqa: S704  drawn by us from numbers
+    return {name: Markup(svg) for name, svg in drawn.items()}
 
 
 def _data_plots(data: Mapping[str, Any], _report: Mapping[str, Any]) -> dict[str, str]:
@@ -166,7 +166,7 @@ def number(value: Any) -> str:
     """A number for a table: thousands set apart, four significant digits of a fraction."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "" if value is None else str(value)
-    if isinstance(value, int) or value.is_integer() and abs(value) >= 1000:
+    if isinstance(value, int) or (value.is_integer() and abs(value) >= 1000):
         return f"{int(value):,}"
     return f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}"
 

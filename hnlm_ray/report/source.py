@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Source:
-    """A run as the report sees it. A stage without entry was not part of the run; one with an entry must be readable."""
+    """A run as the report sees it. A stage without entry was no part of the run; one with an entry must be readable."""
 
     entries: Mapping[str, ManifestEntry]
     """Stage -> its complete version."""

@@ -1,5 +1,6 @@
 """A finished run on made-up data: every artifact with the columns of its stage, hostile text included."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from hnlm_ray.config import RunConfig
+from hnlm_ray.config import parse_config
 from hnlm_ray.store import Folder, ManifestEntry, RunDir
 
 NUM_USERS, NUM_ITEMS = 300, 200
@@ -16,7 +17,8 @@ HOSTILE_TITLE = "<script>alert('title')</script> & <img src=x onerror=alert(1)>"
 HOSTILE_TEXT = "</article></main><script>alert('text')</script>{{ 7 * 7 }}"
 _GENRES = ("harbour mystery", "slow romance", "space opera", "alpine cookbook", "court history")
 _SECONDS = {
-    "ingest": 3.2, "signal": 9.1, "profile": 41.5, "negative": 38.0, "finetune": 61.2, "embed": 12.4, "train": 20.9, "evaluate": 1.8,
+    "ingest": 3.2, "signal": 9.1, "profile": 41.5, "negative": 38.0,
+    "finetune": 61.2, "embed": 12.4, "train": 20.9, "evaluate": 1.8,
 }  # fmt: skip
 _ARTIFACTS = {
     "ingest": ("dataset", "quarantine"), "signal": ("signal",), "profile": ("profiles",), "negative": ("negatives",),
@@ -33,7 +35,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
 def write_finished_run(path: Path, until: str = "evaluate") -> RunDir:
     """Write the artifacts and the manifest of all stages up to `until`."""
     run_dir, rng = RunDir(path), np.random.default_rng(0)
-    config = RunConfig().model_dump(mode="json") | {"name": "quickstart"}
+    config = parse_config({}).model_dump(mode="json") | {"name": "quickstart"}
     run_dir.folder.write_bytes("config.yaml", yaml.safe_dump(config).encode())
     for number, (stage, artifacts) in enumerate(_ARTIFACTS.items()):
         fingerprint = f"{stage}-fingerprint"
@@ -219,7 +221,7 @@ def _evaluate(evaluation: Folder, rng: np.random.Generator) -> dict[str, Any]:
     return {"num_users": NUM_USERS}
 
 
-_WRITERS = {
+_WRITERS: dict[str, Callable[..., dict[str, Any]]] = {
     "ingest": _ingest, "signal": _signal, "profile": _profile, "negative": _negative,
     "finetune": _finetune, "embed": _embed, "train": _train, "evaluate": _evaluate,
 }  # fmt: skip
