@@ -1,0 +1,143 @@
+"""Ready tables: Parquet, CSV, TSV or JSON lines, with a column map."""
+
+import csv
+import difflib
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from hnlm_ray.errors import UserError
+from hnlm_ray.ingest.files import bare_name, line_parts, open_parquet, read_head, row_group_parts, stream_lines
+from hnlm_ray.ingest.readers.base import FileReader, parse_json_lines, shown
+from hnlm_ray.ingest.schema import BadRow, Chunk, Part, SourceFile, TableName
+
+_BATCH_ROWS = 1 << 16
+_ENDINGS = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".json")
+
+# Canonical column -> (key in data.columns, usual names). The first name that is present counts.
+_ID = {
+    "user_key": ("user_id", ("user_id", "user", "userId", "reviewerID")),
+    "item_key": ("item_id", ("item_id", "item", "itemId", "parent_asin", "asin", "business_id", "movieId")),
+}
+_READY_TEXT = ("text", "profile", "id_text")
+USUAL_NAMES: dict[TableName, dict[str, tuple[str, tuple[str, ...]]]] = {
+    "interactions": {
+        **_ID,
+        "rating": ("rating", ("rating", "stars", "overall")),
+        "timestamp": ("timestamp", ("timestamp", "time", "date", "unixReviewTime")),
+        "order": ("order", ("seq_pos", "order")),
+        "review": ("review", ("review", "review_text", "reviewText")),
+        "split": ("split", ("split",)),
+    },
+    "items": {
+        "item_key": _ID["item_key"],
+        "title": ("title", ("title", "name")),
+        "brand": ("brand", ("brand", "author", "store")),
+        "categories": ("categories", ("categories", "category", "genres")),
+        "description": ("description", ("description",)),
+        "text": ("item_text", _READY_TEXT),
+    },
+    "users": {"user_key": _ID["user_key"], "text": ("user_text", _READY_TEXT)},
+}
+_REQUIRED = ("user_key", "item_key")
+
+
+class TablesReader(FileReader):
+    """A file of interactions, or a folder in which files or subfolders are named interactions, items and users.
+
+    A folder without such names is taken as shards of the interactions.
+    """
+
+    expects = f"interactions.*, items.* and users.* ({' '.join(_ENDINGS)}), or one such file"
+
+    @classmethod
+    def tables(cls, names: Sequence[str]) -> dict[str, TableName]:
+        readable = [name for name in names if bare_name(name).endswith(_ENDINGS)]
+        tables: dict[str, TableName] = {}
+        for name in readable:
+            for table in USUAL_NAMES:
+                if any(step.lower().startswith(table) for step in name.split("/")):
+                    tables[name] = table
+        return tables or dict.fromkeys(readable, "interactions")
+
+    def cut(self, file: SourceFile, table: TableName) -> list[Part]:
+        ending = _ending(file.name)
+        if ending == ".parquet":
+            return row_group_parts(self._fs, file, table)
+        if ending in (".csv", ".tsv"):  # a quoted field may hold line ends: only a reader from the start knows
+            return [Part(table, file.path, file.name)]
+        return line_parts(file, table)
+
+    def read(self, part: Part) -> Iterator[Chunk]:
+        if _ending(part.name) == ".parquet":
+            return self._read_parquet(part)
+        if _ending(part.name) in (".csv", ".tsv"):
+            return self._read_csv(part)
+        return self._read_json(part)
+
+    def _read_parquet(self, part: Part) -> Iterator[Chunk]:
+        file = open_parquet(self._fs, part.path, part.name)
+        names = self._resolve(part, file.schema_arrow.names)
+        first = 0
+        groups = list(range(part.start, part.stop))
+        for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=list(names.values())):
+            columns = {canonical: batch.column(name) for canonical, name in names.items()}
+            rows = np.arange(first, first + batch.num_rows)
+            first += batch.num_rows
+            yield Chunk(columns, rows, first)
+
+    def _read_csv(self, part: Part) -> Iterator[Chunk]:
+        # A byte that is not UTF-8 travels as a surrogate and is refused where the value becomes a column.
+        lines = (line.decode("utf-8", "surrogateescape") for _, some in stream_lines(self._fs, part) for line in some)
+        records = csv.reader((f"{line}\n" for line in lines), delimiter="\t" if _ending(part.name) == ".tsv" else ",")
+        header = next(records, [])
+        names = self._resolve(part, header)
+        while batch := [(records.line_num - 1, record) for record in islice(records, _BATCH_ROWS) if record]:
+            bad = [
+                BadRow(row, f"has {len(record)} of {len(header)} fields", shown(str(record).encode("utf-8", "replace")))
+                for row, record in batch
+                if len(record) != len(header)
+            ]
+            good = [(row, record) for row, record in batch if len(record) == len(header)]
+            fields = {canonical: header.index(name) for canonical, name in names.items()}
+            columns = {canonical: [record[at] for _, record in good] for canonical, at in fields.items()}
+            yield Chunk(dict(columns), np.array([row for row, _ in good], dtype=np.int64), records.line_num, bad)
+
+    def _read_json(self, part: Part) -> Iterator[Chunk]:
+        file = SourceFile(part.path, part.name, 0, 0)
+        head = read_head(self._fs, file).split(b"\n")
+        _, records, _ = parse_json_lines(0, head)
+        names = self._resolve(part, list(dict.fromkeys(field for record in records for field in record)))
+        for first, lines in stream_lines(self._fs, part):
+            rows, records, bad = parse_json_lines(first, lines)
+            columns: dict[str, list[Any]] = {
+                canonical: [record.get(name) for record in records] for canonical, name in names.items()
+            }
+            yield Chunk(dict(columns), np.array(rows, dtype=np.int64), first + len(lines), bad)
+
+    def _resolve(self, part: Part, present: Sequence[str]) -> dict[str, str]:
+        """Canonical column -> the file's own name. Raises `UserError` when a named or required one is not there."""
+        names: dict[str, str] = {}
+        for canonical, (key, usual) in USUAL_NAMES[part.table].items():
+            wished = getattr(self._config.columns, key)
+            name = wished or next((name for name in usual if name in present), "")
+            if name and name in present:
+                names[canonical] = name
+            elif wished:
+                nearest = difflib.get_close_matches(wished, present, n=1)
+                hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+                raise UserError(
+                    f"data.columns.{key}={wished!r} is not in {part.name!r}, which has: {', '.join(present)}{hint}"
+                )
+            elif canonical in _REQUIRED:
+                raise UserError(
+                    f"{part.name!r} has no column for data.columns.{key} (tried {', '.join(usual)}); "
+                    f"it has: {', '.join(present) or 'none'}; name the right one in data.columns.{key}"
+                )
+        return names
+
+
+def _ending(name: str) -> str:
+    return "." + bare_name(name).rpartition(".")[2]
