@@ -47,5 +47,5 @@ def refuse_too_many(table: str, num_bad: int, num_read: int, limit: float, reaso
         common = "; ".join(f"{reason}: {count:,}" for reason, count in reasons.most_common(5))
         raise UserError(
             f"{num_bad:,} of {num_read:,} {table} rows ({num_bad / num_read:.1%}) are unusable, more than "
-            f"data.max_bad_fraction={limit:g} allows ({common}); mend them (the quarantine folder has the list) or raise it"
+            f"data.max_bad_fraction={limit:g} allows ({common}); mend what the quarantine folder lists, or raise it"
         )
