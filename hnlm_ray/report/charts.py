@@ -126,7 +126,10 @@ def histogram(
     share: bool = False,
     band: Sequence[float] | None = None,
 ) -> str:
-    """Histograms over the same axis, empty ends cut off; `share` draws each bin's share, `band` shades a range."""
+    """Histograms over the same axis, empty ends cut off.
+
+    `share` draws each bin's share; `band` shades a range of [0, 1] and shows all of that axis.
+    """
     figure, axes = _figure()
     if band:
         axes.axvspan(band[0], band[1], color=_BAND, linewidth=0)
@@ -138,8 +141,8 @@ def histogram(
             heights, data["edges"], color=colour, fill=True, alpha=0.3 if len(histograms) > 1 else 0.85, linewidth=0
         )
         axes.stairs(heights, data["edges"], color=colour, label=name, linewidth=1.2)
-    if band:
-        low, high = min(low, band[0]), max(high, band[1])
+    if band:  # on an axis from 0 to 1: how much of it the range takes is part of the picture
+        low, high = 0.0, 1.0
     if log:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")

@@ -13,6 +13,3 @@ class ReportConfig(Section):
 
     num_triplets: int = Field(default=20, ge=0, le=1000)
     """Fine-tuning triplets shown in words with their CF percentile and similarity."""
-
-    headline_k: int = Field(default=20, ge=1)
-    """Cut-off of the metrics at the top of the report and in the group plots; one of those that `evaluate` computed."""

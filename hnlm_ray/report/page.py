@@ -1,4 +1,4 @@
-"""report.json -> report.html: the page shows what the JSON holds, nothing else. No script, no link, no file beside it."""
+"""report.json -> report.html: the page shows what the JSON holds, nothing else. No script, no link, no other file."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -31,8 +31,8 @@ def render(report: Mapping[str, Any]) -> str:
 def headline(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The numbers at the top: (value, what it is)."""
     tiles: list[tuple[str, str]] = []
-    k = report["config"]["report"]["headline_k"]
     if evaluation := report.get("evaluation"):
+        k = headline_k(evaluation["metrics"]["test"])
         for metric in ("recall", "ndcg"):
             value = evaluation["metrics"]["test"].get(f"{metric}@{k}")
             if value is not None:
@@ -45,12 +45,23 @@ def headline(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     return tiles
 
 
+def cut_offs(metrics: Mapping[str, float]) -> list[int]:
+    """The k of metrics named `kind@k`, ascending."""
+    return sorted({int(name.partition("@")[2]) for name in metrics if "@" in name})
+
+
+def headline_k(metrics: Mapping[str, float]) -> int:
+    """20, where the literature publishes, or the largest k there is."""
+    ks = cut_offs(metrics)
+    return 20 if 20 in ks else ks[-1]
+
+
 def metric_table(report: Mapping[str, Any]) -> dict[str, Any]:
     """The metrics as rows of kinds and columns of k, split by split."""
     if not report.get("evaluation"):
         return {}
     by_split = report["evaluation"]["metrics"]
-    ks = sorted({int(name.partition("@")[2]) for values in by_split.values() for name in values if "@" in name})
+    ks = cut_offs(by_split["test"])
     kinds = dict.fromkeys(name.partition("@")[0] for values in by_split.values() for name in values if "@" in name)
     rows = {kind: [by_split[split].get(f"{kind}@{k}") for split in by_split for k in ks] for kind in kinds}
     return {"splits": list(by_split), "ks": ks, "rows": rows}
@@ -122,10 +133,9 @@ def _triplet_plots(triplets: Mapping[str, Any], _report: Mapping[str, Any]) -> d
     }
 
 
-def _evaluation_plots(evaluation: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str, str]:
-    k = report["config"]["report"]["headline_k"]
+def _evaluation_plots(evaluation: Mapping[str, Any], _report: Mapping[str, Any]) -> dict[str, str]:
     test = evaluation["metrics"]["test"]
-    ks = sorted({int(name.partition("@")[2]) for name in test if "@" in name})
+    k, ks = headline_k(test), cut_offs(test)
     kinds = [kind for kind in ("recall", "ndcg", "hr", "precision", "mrr", "map") if f"{kind}@{ks[0]}" in test]
     drawn = {
         "metrics_by_k": charts.bars(
