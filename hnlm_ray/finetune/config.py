@@ -48,7 +48,7 @@ class FinetuneConfig(Section):
     num_semantic_candidates: int = Field(default=50, ge=0)
     """Nearest catalogue items of the positive that join the grounded LLM negatives as candidates for p."""
     max_triplets: int | None = Field(default=20_000, ge=1)
-    """At most so many triplets, drawn by the seed; null: one for every training pair that has a candidate."""
+    """About so many training pairs, drawn by the seed, are given a triplet; null: all of them."""
     loss: Literal["pairwise", "infonce"] = "pairwise"
     """'pairwise': logistic over all (q_a, p_a) against n_b; 'infonce': softmax with the other p_b and all n_b."""
     tau: float = Field(default=0.05, gt=0)
@@ -74,13 +74,15 @@ class FinetuneConfig(Section):
     chunk_size: int | None = Field(default=None, ge=1)
     """Triplets per forward pass (GradCache): the same gradients with the memory of a small batch; null: all at once."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of the encoder while training; 'auto': bf16 on GPUs, fp32 on CPUs."""
+    """Arithmetic of the encoder while training; 'auto': bf16 where the hardware computes in it, else fp32."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a third more time."""
     zero_stage: Literal[0, 1, 2, 3] = 2
     """What DeepSpeed shards over the workers: 1 optimizer state, 2 and gradients, 3 and parameters."""
     validation_fraction: float = Field(default=0.05, gt=0, le=0.5)
     """Share of the triplets that is kept for validation loss, retrieval accuracy and the choice of the best epoch."""
+    max_validation_triplets: int = Field(default=500, ge=1)
+    """At most so many of them."""
     num_retrieval_candidates: int = Field(default=1000, ge=2)
     """Does q find its p among so many items?"""
     checkpoint_interval_s: float = operational(60.0, gt=0)
@@ -104,6 +106,6 @@ class EmbedConfig(Section):
     num_pca_rows: int = Field(default=20_000, ge=2)
     """Training pairs in the sample that PCA is fitted on."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Arithmetic of the inference engine; 'auto': bfloat16 on GPUs, float32 on CPUs. Parity is checked in each."""
-    num_unit_rows: int = Field(default=1024, ge=1)
+    """Arithmetic of the engine; 'auto': bfloat16 where the hardware computes in it, else float32. Parity is checked."""
+    unit_rows: int = Field(default=1024, ge=1)
     """Training pairs per unit of work: one shard, and the most that a crash costs an actor."""

@@ -116,7 +116,7 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_leng
     return ids
 
 
-def pad_batch(sequences: Sequence[Sequence[int]], pad_id: int, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+def pad_batch(sequences: Sequence[Any], pad_id: int, device: torch.device | str = "cpu") -> dict[str, Tensor]:
     """`input_ids` and `attention_mask` [B, T], padded on the right to the longest of the batch."""
     width = max(map(len, sequences))
     ids = torch.full((len(sequences), width), pad_id, dtype=torch.long)
@@ -156,9 +156,12 @@ class TextEncoder(nn.Module):
         )
 
 
-@torch.inference_mode()
-def embed_ids(encoder: TextEncoder, sequences: Sequence[Sequence[int]], pad_id: int, batch_size: int = 64) -> Tensor:
-    """[N, d] float32 of token sequences in the given order; sorted by length inside, so that little is padded."""
+@torch.no_grad()
+def embed_ids(encoder: nn.Module, sequences: Sequence[Any], pad_id: int, batch_size: int = 64) -> Tensor:
+    """[N, d] float32 of token sequences in the given order; sorted by length inside, so that little is padded.
+
+    `encoder` is a `TextEncoder`, alone or inside a trainer's engine.
+    """
     device = next(encoder.parameters()).device
     order = sorted(range(len(sequences)), key=lambda row: len(sequences[row]))
     parts = [

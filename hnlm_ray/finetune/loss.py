@@ -1,7 +1,7 @@
 """L_SFT (METHOD section 3) and InfoNCE on triplet embeddings, with negatives from all ranks.
 
-B triplets of the global batch, b of this rank, W ranks, d dimension; all embeddings have unit norm, so a dot product is
-a cosine. Each function returns this rank's loss; the mean over ranks is the loss of the global batch, and averaging
+B triplets of the global batch, b of this rank, d dimension; all embeddings have unit norm, so a dot product is
+a cosine. `triplet_loss` returns this rank's loss; the mean over ranks is the loss of the global batch, and averaging
 parameter gradients over ranks, as DDP and DeepSpeed do, gives exactly its gradient.
 """
 
@@ -52,31 +52,46 @@ def gather_ids(local_b: Tensor) -> Tensor:
     return torch.cat(gathered)
 
 
-def pairwise_loss(q_bd: Tensor, p_bd: Tensor, n_bd: Tensor, tau: float) -> Tensor:
+def pairwise_loss(q_bd: Tensor, p_bd: Tensor, n_Bd: Tensor, tau: float) -> Tensor:
     """-(1/B^2) sum_a sum_b log sigmoid((cos(q_a, p_a) - cos(q_a, n_b)) / tau): L_SFT of METHOD section 3."""
     positive_b1 = (q_bd * p_bd).sum(-1, keepdim=True)
-    negative_bB = q_bd @ gather(n_bd).T
-    return -F.logsigmoid((positive_b1 - negative_bB) / tau).mean()
+    return -F.logsigmoid((positive_b1 - q_bd @ n_Bd.T) / tau).mean()
 
 
-def infonce_loss(q_bd: Tensor, p_bd: Tensor, n_bd: Tensor, p_ids: Tensor, n_ids: Tensor, tau: float) -> Tensor:
-    """Cross-entropy of p_a against the other p_b and all n_b of the batch.
+def infonce_loss(
+    q_bd: Tensor, p_bd: Tensor, others_md: Tensor, p_ids_b: Tensor, other_ids_m: Tensor, tau: float
+) -> Tensor:
+    """Cross-entropy of p_a against `others`: every p_b and n_b of the global batch.
 
-    An item that is p_a itself, in another triplet's p or n, is no negative of a: it is left out.
+    Whatever is the item p_a itself, in a's own triplet or in another, is no negative of a: it is left out.
     """
-    own_p = p_ids[:, None] == gather_ids(p_ids)  # [b, B]; true on the diagonal as well
-    own_n = p_ids[:, None] == gather_ids(n_ids)
-    positive_b1 = (q_bd * p_bd).sum(-1, keepdim=True) / tau
-    other_p_bB = (q_bd @ gather(p_bd).T / tau).masked_fill(own_p, float("-inf"))
-    other_n_bB = (q_bd @ gather(n_bd).T / tau).masked_fill(own_n, float("-inf"))
-    logits = torch.cat([positive_b1, other_p_bB, other_n_bB], dim=1)
+    positive_b1 = (q_bd * p_bd).sum(-1, keepdim=True)
+    same_bm = p_ids_b[:, None] == other_ids_m
+    negative_bm = (q_bd @ others_md.T).masked_fill(same_bm, float("-inf"))
+    logits = torch.cat([positive_b1, negative_bm], dim=1) / tau
     return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
 
 
 def triplet_loss(
-    name: LossName, q_bd: Tensor, p_bd: Tensor, n_bd: Tensor, p_ids: Tensor, n_ids: Tensor, tau: float
+    name: LossName,
+    q_bd: Tensor,
+    p_bd: Tensor,
+    n_bd: Tensor,
+    p_ids_b: Tensor,
+    n_ids_b: Tensor,
+    tau: float,
+    over_ranks: bool,
 ) -> Tensor:
-    """The configured loss; item ids [b] matter to InfoNCE alone."""
+    """The configured loss of this rank's triplets; with `over_ranks` against the p and n of all ranks."""
+    gather_rows = gather if over_ranks else _as_they_are
+    n_Bd = gather_rows(n_bd)
     if name == "pairwise":
-        return pairwise_loss(q_bd, p_bd, n_bd, tau)
-    return infonce_loss(q_bd, p_bd, n_bd, p_ids, n_ids, tau)
+        return pairwise_loss(q_bd, p_bd, n_Bd, tau)
+    others_md = torch.cat([gather_rows(p_bd), n_Bd])
+    gather_numbers = gather_ids if over_ranks else _as_they_are
+    other_ids_m = torch.cat([gather_numbers(p_ids_b), gather_numbers(n_ids_b)])
+    return infonce_loss(q_bd, p_bd, others_md, p_ids_b, other_ids_m, tau)
+
+
+def _as_they_are(local: Tensor) -> Tensor:
+    return local

@@ -1,7 +1,7 @@
 """Choosing p of a training pair (METHOD section 3): semantically close, behaviourally inside the window.
 
-Candidates are the grounded LLM negatives of the pair and the semantic neighbours of its positive. A training positive of
-the user is never one; validation and test are never read. The same input and seed give the same triplets.
+Candidates are the grounded LLM negatives of the pair and the semantic neighbours of its positive. A training positive
+of the user is never one; validation and test are never read. The same input and seed give the same triplets.
 """
 
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ def pair_hash(user_ids: np.ndarray, item_ids: np.ndarray, seed: int) -> np.ndarr
 
 
 def cf_percentiles(scores_I: np.ndarray, positives: np.ndarray, item_ids: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Share of the items unseen by the user that score lower than each of `item_ids`: 0 the least likely, near 1 the most.
+    """Share of the items unseen by the user that score lower than each of `item_ids`: 0 = least likely to be chosen.
 
     Above `_NUM_REFERENCE_ITEMS` items the share is estimated on a seeded sample of them.
     """

@@ -1,0 +1,291 @@
+"""The fine-tune loop: runs on every Ray Train worker (or in the driver) with DeepSpeed around encoder and optimizer.
+
+b triplets of this rank, B of the global batch, d dimension.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import deepspeed
+import numpy as np
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor
+
+from hnlm_ray.distributed import rank, report, world_size
+from hnlm_ray.errors import UserError
+from hnlm_ray.finetune import checkpoint
+from hnlm_ray.finetune.batches import Texts, Triplets, epoch_batches, split_rows
+from hnlm_ray.finetune.checkpoint import TrainState
+from hnlm_ray.finetune.config import FinetuneConfig
+from hnlm_ray.finetune.encoder import (
+    EncoderSpec,
+    TextEncoder,
+    encoder_source,
+    fast_dtype,
+    load_backbone,
+    load_tokenizer,
+    lora_targets,
+    pad_batch,
+)
+from hnlm_ray.finetune.gradcache import Chunk, cached_loss
+from hnlm_ray.finetune.loss import triplet_loss
+from hnlm_ray.finetune.validation import Validation
+from hnlm_ray.store import Folder
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """What a worker needs, as plain values and URIs."""
+
+    triplets: str
+    out: str
+    candidates: str
+    """Folder with `candidates.parquet`: texts that q has to find its p among."""
+    config: dict[str, Any]
+    spec: dict[str, Any]
+    seed: int
+
+
+def finetune_loop(job_values: dict[str, Any]) -> None:
+    """Train, validate per epoch, keep the best parameters as `best.safetensors` and the curve as `history.json`."""
+    job = TrainJob(**job_values)
+    out = Folder(job.out)
+    if out.exists("history.json"):
+        return
+    trainer = Trainer(job)
+    trainer.fit()
+
+
+def make_encoder(spec: EncoderSpec, config: FinetuneConfig, dtype: torch.dtype, seed: int) -> TextEncoder:
+    """The encoder with what is trained: a fresh adapter (its start decided by the seed), or all weights."""
+    backbone: Any = load_backbone(encoder_source(spec.base_model), dtype)
+    if config.method == "lora":
+        lora = config.lora
+        targets = lora_targets(backbone) if lora.targets == "auto" else lora.targets
+        torch.manual_seed(seed)
+        backbone = get_peft_model(
+            backbone,
+            LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets),
+        )
+    if config.gradient_checkpointing:
+        backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return TextEncoder(backbone, spec.pooling)
+
+
+def learning_rate(step: int, num_steps: int, warmup_fraction: float, peak: float) -> float:
+    """Linear warm-up, then a cosine to zero; `step` counts from 0."""
+    warmup = math.ceil(warmup_fraction * num_steps)
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, num_steps - warmup)))
+
+
+def deepspeed_config(config: FinetuneConfig, batch_per_rank: int, bf16: bool) -> dict[str, Any]:
+    """DeepSpeed's own settings for a fine-tune."""
+    return {
+        "train_micro_batch_size_per_gpu": batch_per_rank,
+        "gradient_accumulation_steps": 1,  # chunks of a batch share one loss: the boundary is set by hand
+        "gradient_clipping": config.max_grad_norm,
+        "bf16": {"enabled": bf16},
+        "zero_optimization": {"stage": config.zero_stage},
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 1 << 30,
+    }
+
+
+class Trainer:
+    """One rank of a fine-tune."""
+
+    def __init__(self, job: TrainJob) -> None:
+        self.job = job
+        self.config = FinetuneConfig.model_validate(job.config)
+        self.spec = EncoderSpec.from_json(job.spec)
+        self.out = Folder(job.out)
+        if self.config.batch_size % world_size():
+            raise UserError(
+                f"finetune.batch_size={self.config.batch_size} cannot be shared equally by {world_size()} workers; "
+                "give a multiple of runtime.train_workers"
+            )
+        on_gpu = torch.cuda.is_available()
+        self.device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+        dtype = fast_dtype(self.device.type) if self.config.precision == "auto" else _DTYPES[self.config.precision]
+        self._load_data()
+        model = make_encoder(self.spec, self.config, torch.float32, job.seed)
+        resumed = checkpoint.read(self.out.child("checkpoint"))
+        if resumed:
+            checkpoint.set_parameters(model, checkpoint.parameters_in(resumed[1]))
+        optimizer = torch.optim.AdamW(
+            list(checkpoint.trainable(model).values()), lr=self.config.lr, weight_decay=self.config.weight_decay
+        )
+        bf16 = dtype == torch.bfloat16
+        settings = deepspeed_config(self.config, self.config.batch_size // world_size(), bf16)
+        self.engine, *_ = deepspeed.initialize(
+            model=model, optimizer=optimizer, config=settings, dist_init_required=False
+        )
+        checkpoint.start_moments(self.engine)
+        self.state = resumed[0] if resumed else TrainState()
+        if resumed:
+            checkpoint.restore_optimizer(self.engine, resumed[1], self.state.num_steps)
+
+    def _load_data(self) -> None:
+        tokenizer = load_tokenizer(encoder_source(self.spec.base_model))
+        self.pad_id: int = tokenizer.pad_token_id
+        columns = ["user_id", "item_id", "hard_item_id", "q", "p", "n"]
+        table = Folder(self.job.triplets).read_table(columns=columns)
+        table = table.sort_by([("user_id", "ascending"), ("item_id", "ascending")])
+        if len(table) < 2:
+            raise UserError(
+                f"only {len(table)} triplets: too few training pairs have a candidate inside finetune.window="
+                f"{list(self.config.window)}; widen it, or raise finetune.num_semantic_candidates or max_triplets"
+            )
+        self.triplets = Triplets.tokenize(table, tokenizer, self.spec.max_length)
+        self.train_rows, held_out = split_rows(
+            table, self.config.validation_fraction, self.config.max_validation_triplets, self.job.seed
+        )
+        candidates = Folder(self.job.candidates).read_table("candidates.parquet")
+        self.validation = Validation(
+            self.triplets,
+            held_out,
+            Texts.tokenize(tokenizer, candidates["text"].to_pylist(), self.spec.max_length),
+            candidates["item_id"].to_numpy(),
+            self.config,
+            self.pad_id,
+        )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of an epoch."""
+        return max(1, len(self.train_rows) // self.config.batch_size)
+
+    def fit(self) -> None:
+        """Train until the last epoch or until validation no longer improves."""
+        if not self.state.history:
+            self._end_epoch(train_loss=None)
+        while self.state.epoch < self.config.epochs and not self._is_exhausted():
+            self._train_epoch()
+        if rank() == 0:
+            self.out.write_json("history.json", self._summary())
+
+    def _train_epoch(self) -> None:
+        state = self.state
+        batches = epoch_batches(
+            self.train_rows, self.triplets.queries.lengths, self.config.batch_size, self.job.seed, state.epoch
+        )
+        total = self.steps_per_epoch * self.config.epochs
+        saved_at = time.monotonic()
+        for batch in batches[state.step :]:
+            started = time.monotonic()
+            loss = self.train_step(batch)
+            state.step += 1
+            state.num_steps += 1
+            state.num_tokens += self.triplets.num_tokens(batch)
+            state.loss_sum += loss
+            state.seconds += time.monotonic() - started
+            report(self.out, {"loss": loss}, done=state.num_steps, total=total)
+            if _any_rank(time.monotonic() - saved_at > self.config.checkpoint_interval_s, self.device):
+                checkpoint.save(self.out.child("checkpoint"), self.engine, state)
+                saved_at = time.monotonic()
+        train_loss, state.loss_sum = state.loss_sum / len(batches), 0.0
+        state.epoch, state.step = state.epoch + 1, 0
+        self._end_epoch(train_loss)
+
+    def train_step(self, batch: np.ndarray) -> float:
+        """One optimizer step on a global batch of rows; returns its loss. Non-finite: stop, the checkpoint is kept."""
+        state, config = self.state, self.config
+        lr = learning_rate(state.num_steps, self.steps_per_epoch * config.epochs, config.warmup_fraction, config.lr)
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = lr
+        rows = batch[rank() :: world_size()][: len(batch) // world_size()]
+        size = config.chunk_size or len(rows)
+        parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+        self.engine.train()
+        seed = int(np.random.SeedSequence([self.job.seed, state.num_steps, rank()]).generate_state(1)[0])
+        loss = cached_loss(
+            self.engine, self._backward, [self.chunk(part) for part in parts], lambda z: self._loss(rows, z), seed
+        )
+        value = float(_mean_over_ranks(loss))
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"loss {value} at step {state.num_steps} (lr {lr:.3g}, precision {config.precision}); "
+                "the last checkpoint is kept: lower finetune.lr or set finetune.precision=fp32"
+            )
+        self.engine.step()
+        return value
+
+    def chunk(self, rows: np.ndarray) -> Chunk:
+        """Padded q, and p with n, of these triplets."""
+        triplets = self.triplets
+        queries = [triplets.queries[row] for row in rows]
+        items = [triplets.items[row] for row in np.concatenate([triplets.hard_rows[rows], triplets.item_rows[rows]])]
+        return pad_batch(queries, self.pad_id, self.device), pad_batch(items, self.pad_id, self.device)
+
+    def _loss(self, rows: np.ndarray, embedded: Any) -> Tensor:
+        q_bd = torch.cat([q for q, _ in embedded])
+        p_bd = torch.cat([pn[: len(q)] for q, pn in embedded])
+        n_bd = torch.cat([pn[len(q) :] for q, pn in embedded])
+        hard_ids = torch.as_tensor(self.triplets.hard_item_ids[rows], device=self.device)
+        item_ids = torch.as_tensor(self.triplets.item_ids[rows], device=self.device)
+        return triplet_loss(self.config.loss, q_bd, p_bd, n_bd, hard_ids, item_ids, self.config.tau, over_ranks=True)
+
+    def _backward(self, loss: Tensor, is_last: bool) -> None:
+        self.engine.set_gradient_accumulation_boundary(is_last)
+        self.engine.backward(loss)
+
+    def _end_epoch(self, train_loss: float | None) -> None:
+        """Validate, keep the parameters if they are the best so far, write a checkpoint."""
+        state = self.state
+        metrics = self.validation.run(self.engine)
+        state.history.append(
+            {"epoch": state.epoch, "step": state.num_steps}
+            | ({} if train_loss is None else {"train_loss": train_loss})
+            | metrics
+        )
+        if state.epoch and metrics["validation_loss"] < state.best_loss:
+            state.best_loss, state.best_epoch = metrics["validation_loss"], state.epoch
+            best = checkpoint.full_parameters(self.engine.module)
+            if rank() == 0:
+                tensors = {name: value.numpy() for name, value in best.items()}
+                self.out.child("checkpoint").write_tensors("best.safetensors", tensors)
+        checkpoint.save(self.out.child("checkpoint"), self.engine, state)
+
+    def _is_exhausted(self) -> bool:
+        patience = self.config.patience
+        return (
+            patience is not None and self.state.best_epoch >= 0 and self.state.epoch - self.state.best_epoch >= patience
+        )
+
+    def _summary(self) -> dict[str, Any]:
+        state = self.state
+        return {
+            "epochs": state.history,
+            "best_epoch": state.best_epoch,
+            "num_steps": state.num_steps,
+            "num_tokens": state.num_tokens,
+            "seconds": round(state.seconds, 3),
+            "tokens_per_s": round(state.num_tokens / max(state.seconds, 1e-9), 1),
+            "num_train": len(self.train_rows),
+            "num_validation": len(self.validation.rows),
+        }
+
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def _mean_over_ranks(value: Tensor) -> Tensor:
+    if world_size() > 1:
+        value = value.clone()
+        torch.distributed.all_reduce(value)
+        value = value / world_size()
+    return value
+
+
+def _any_rank(here: bool, device: torch.device) -> bool:
+    """Whether any rank says so: clocks differ, and saving takes all ranks."""
+    if world_size() == 1:
+        return here
+    flag = torch.tensor(float(here), device=device)
+    torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
+    return bool(flag)
