@@ -38,8 +38,7 @@ def headline(report: Mapping[str, Any]) -> list[tuple[str, str]]:
             if value is not None:
                 tiles.append((f"{value:.4f}", f"{metric.upper() if metric == 'ndcg' else metric.title()}@{k}, test"))
     if data := report.get("data"):
-        tiles += [(number(data["num_users"]), "users"), (number(data["num_items"]), "items")]
-        tiles.append((number(data["num_interactions"]), "interactions"))
+        tiles += [(number(data[name]), name) for name in ("users", "items", "interactions")]
     tiles.append((duration(report["timing"]["total"]), "all stages"))
     tiles.append((f"{report['memory']['peak_gb']:.1f} GB", "peak memory"))
     return tiles
@@ -200,11 +199,13 @@ def words(name: str) -> str:
 
 
 def flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """A nested mapping as rows of (dotted key, value)."""
+    """A nested mapping as rows of (dotted key, value); lists of records, too large for a cell, are counted."""
     rows: list[tuple[str, Any]] = []
     for key, inner in value.items():
         if isinstance(inner, Mapping):
             rows += flat(inner, f"{prefix}{key}.")
+        elif isinstance(inner, list) and any(isinstance(entry, Mapping | list) for entry in inner):
+            rows.append((f"{prefix}{key}", f"{len(inner)} records, in report.json"))
         else:
             rows.append((f"{prefix}{key}", inner))
     return rows

@@ -48,11 +48,10 @@ def build_report(run_dir: RunDir) -> str:
 def collect(source: Source) -> dict[str, Any]:
     """Everything that report.json holds, as plain JSON values."""
     parts = {part: find(source) for part, (artifact, find) in _PARTS.items() if source.has(artifact)}
-    quarantined = parts["data"]["quarantine"]["num_rows"] if "data" in parts else 0
     report = {
         "schema": 1,
         "name": source.config.get("name", "run"),
-        "notes": cost.notes(source, parts.get("llm"), quarantined),
+        "notes": cost.notes(source.config, parts),
         **parts,
         "timing": cost.timing_facts(source),
         "memory": cost.memory_facts(source),

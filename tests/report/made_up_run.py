@@ -74,10 +74,56 @@ def _ingest(dataset: Folder, quarantine: Folder, rng: np.random.Generator) -> di
         user_ids = np.repeat(np.arange(NUM_USERS), degrees).astype(np.int32)
         item_ids = (NUM_ITEMS * rng.random(len(user_ids)) ** 1.7).astype(np.int32)
         dataset.write_table(f"{split}/part-00000.parquet", pa.table({"user_id": user_ids, "item_id": item_ids}))
-    dataset.write_json("stats.json", {"steps": {"read": 6000, "rating": 5600, "duplicates": 5580, "k_core": 5400}})
+    statistics = _statistics(len(dataset.read_table("train")))
+    dataset.write_json("stats.json", statistics)
     bad = {"file": ["reviews.json"] * 3, "row": [7, 9, 12], "reason": ["no item id", "no item id", "rating is text"]}
     quarantine.write_table("part-00000.parquet", pa.table({**bad, "value": ["{}", "{}", "five"]}))
-    return {"headline": "5,400 interactions", "num_quarantined": 3}
+    return statistics
+
+
+def _statistics(num_train: int) -> dict[str, Any]:
+    held_out = 2 * NUM_USERS
+    num_rows = num_train + 2 * held_out
+    after = {
+        "read": num_rows + 410,
+        "rating": num_rows + 80,
+        "newest of duplicate pairs": num_rows + 60,
+        "k-core": num_rows,
+    }
+    return {
+        "users": NUM_USERS,
+        "items": NUM_ITEMS,
+        "interactions": num_rows,
+        "density": num_rows / (NUM_USERS * NUM_ITEMS),
+        "train": num_train,
+        "valid": held_out,
+        "test": held_out,
+        "published": {"users": 310, "items": 190, "interactions": 6000},
+        "steps": [
+            {"step": step, "interactions": rows, "users": NUM_USERS if step == "k-core" else None, "items": None}
+            for step, rows in after.items()
+        ],
+        "core_rounds": [2, 1],
+        "quarantined": {"interactions": 3, "items": 0, "users": 0},
+        "quarantine_reasons": {"no item id": 2, "rating is <b>text</b>": 1},
+        "held_out_unseen": 0,
+        "rows_with": {"rated": num_rows, "reviewed": num_rows // 2},
+        "first_timestamp": 1420365477,
+        "last_timestamp": None,
+        "items_with": {
+            "with_metadata": 200,
+            "title": 200,
+            "brand": 200,
+            "categories": 200,
+            "description": 100,
+            "text": 0,
+        },
+        "users_with_text": 0,
+        "per_user": {"min": 10, "median": 18, "mean": 18.6, "max": 32},
+        "per_item": {"min": 10, "median": 20, "mean": 28.1, "max": 230},
+        "buckets": 1,
+        "on_ray": False,
+    }
 
 
 def _answers(num_rows: int, rng: np.random.Generator, texts: list[str]) -> dict[str, Any]:

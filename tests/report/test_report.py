@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_up_run import HOSTILE_TEXT, HOSTILE_TITLE, NUM_ITEMS, NUM_USERS, write_finished_run
+from made_up_run import HOSTILE_TEXT, HOSTILE_TITLE, NUM_ITEMS, write_finished_run
 
 from hnlm_ray.errors import UserError
 from hnlm_ray.report import charts, page
@@ -114,18 +114,20 @@ def test_llm_statistics_by_hand(report: dict[str, Any]) -> None:
     assert sum(task["word_histogram"]["counts"]) == 195
 
 
-def test_data_statistics_by_hand(report: dict[str, Any], finished_run: RunDir) -> None:
-    data = report["data"]
+def test_degree_histograms_by_hand(report: dict[str, Any], finished_run: RunDir) -> None:
     train = finished_run.folder.child("dataset", "ingest-fingerprint").read_table("train").to_pydict()
-    degrees = np.bincount(train["user_id"], minlength=NUM_USERS)
-    assert data["per_user"]["max"] == max(degrees)
-    assert data["per_user"]["median"] == np.median(degrees)
-    assert data["num_interactions"] == len(train["user_id"]) + 4 * NUM_USERS
-    assert data["density"] == pytest.approx(data["num_interactions"] / (NUM_USERS * NUM_ITEMS))
-    assert data["text_coverage"]["description"] == 0.5
-    assert data["text_coverage"]["text"] == 0
-    assert data["quarantine"] == {"num_rows": 3, "reasons": {"no item id": 2, "rating is text": 1}}
-    assert sum(data["item_degree_histogram"]["counts"]) == NUM_ITEMS
+    for side, ids in (("user", train["user_id"]), ("item", train["item_id"])):
+        degrees, found = np.bincount(ids), report["data"][f"{side}_degree_histogram"]
+        for low, high, count in zip(found["edges"][:-1], found["edges"][1:], found["counts"], strict=True):
+            assert count == np.sum((degrees >= low) & (degrees < high))
+
+
+def test_filters_and_quarantine_are_shown_beside_what_was_published(html: str, report: dict[str, Any]) -> None:
+    text = _Page(html).text
+    assert "newest of duplicate pairs" in text
+    assert "as published" in text
+    assert "rating is <b>text</b>" in text
+    assert any("3 input rows were set aside" in note for note in report["notes"])
 
 
 def test_samples_are_joined_with_their_own_rows(report: dict[str, Any], finished_run: RunDir) -> None:
@@ -166,6 +168,7 @@ def test_a_directory_without_a_run_is_the_users_mistake(tmp_path: Path) -> None:
 def test_the_same_run_gives_the_same_page(finished_run: RunDir, html: str) -> None:
     again = page.render(collect(Source.of_run_dir(finished_run)))
     assert again == html
+    assert " at 0x" not in html  # no object in place of a value
 
 
 def test_plain_values_have_no_nan() -> None:

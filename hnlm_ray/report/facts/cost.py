@@ -44,9 +44,10 @@ def _without_secrets(value: Any) -> Any:
     return value
 
 
-def notes(source: Source, llm: Mapping[str, Any] | None, quarantined: int) -> list[str]:
-    """What a reader must know before quoting a number."""
-    config, found = source.config, []
+def notes(config: Mapping[str, Any], parts: Mapping[str, Any]) -> list[str]:
+    """What a reader must know before quoting a number; `parts`: the facts found so far."""
+    found = []
+    llm, data = parts.get("llm"), parts.get("data")
     if llm and llm["model"] == "stand-in":
         found.append(
             "The generator is a stand-in: a small language model made on the spot from this catalogue, not a real LLM. "
@@ -55,15 +56,18 @@ def notes(source: Source, llm: Mapping[str, Any] | None, quarantined: int) -> li
         )
     if config["data"]["format"] == "synthetic":
         found.append("The catalogue is synthetic: its metrics say that every part works, nothing about real users.")
-    if "evaluate" in source.entries:
-        found.append(
-            "One seed, one run: differences of a few per cent between two such runs mean nothing by themselves."
-        )
+    if "evaluation" in parts:
+        found.append("One run, one seed: a few per cent between two such runs mean nothing by themselves.")
     failed = sum(task["num_failed"] for task in llm["tasks"].values()) if llm else 0
     if failed:
         found.append(f"{failed:,} rows have no usable answer of the generator; they are kept with their reason.")
+    quarantined = sum(data["quarantined"].values()) if data else 0
     if quarantined:
         found.append(f"{quarantined:,} input rows were set aside in the quarantine and had no part in the run.")
+    if data and data["published"]:
+        found.append(
+            "Published counts need not be met: the filters' exact order and the k-core's scope are not published."
+        )
     return found
 
 
