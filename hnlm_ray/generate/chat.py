@@ -15,7 +15,9 @@ class ChatTokenizer:
     without a tokenizer, or a tokenizer without chat template.
     """
 
-    def __init__(self, model: str, *, trust_remote_code: bool = False, template_args: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, model: str, *, trust_remote_code: bool = False, template_args: dict[str, Any] | None = None
+    ) -> None:
         from jinja2 import TemplateError
         from transformers import AutoTokenizer
 
@@ -28,7 +30,9 @@ class ChatTokenizer:
                 "tokenizer.json and tokenizer_config.json, or name one in llm.tokenizer"
             ) from error
         if not self._tokenizer.chat_template:
-            raise UserError(f"llm.model {model!r} has no chat template; choose the chat (instruct) version of the model")
+            raise UserError(
+                f"llm.model {model!r} has no chat template; choose the chat (instruct) version of the model"
+            )
         self._template_args = template_args or {}
         self._special = [token for token in self._tokenizer.all_special_tokens if token.strip()]
         self._system_role = True
@@ -40,7 +44,9 @@ class ChatTokenizer:
     def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Token ids of each prompt, up to where the answer begins."""
         texts = [self._render(prompt) for prompt in prompts]
-        ids: list[list[int]] = self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+        ids: list[list[int]] = self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False)[
+            "input_ids"
+        ]
         return ids
 
     def decode(self, token_ids: Sequence[Sequence[int]]) -> list[str]:

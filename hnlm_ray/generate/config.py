@@ -37,13 +37,13 @@ class LLMConfig(Section):
     """Folder or Hub name of the tokenizer that counts the prompt's tokens; empty = the model's own."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number format of the weights; `auto` = the model's own on GPUs, float32 on CPUs."""
-    max_model_len: int = Field(0, ge=0)
+    max_model_len: int = Field(default=0, ge=0)
     """Longest prompt and answer together, in tokens; 0 = what the model was made for."""
-    temperature: float = Field(0.0, ge=0)
+    temperature: float = Field(default=0.0, ge=0)
     """0 = greedy: the same prompt gives the same answer."""
-    chat_template_args: dict[str, Any] = Field({})
+    chat_template_args: dict[str, Any] = Field(default={})
     """Arguments of the model's chat template, such as `enable_thinking: false` for Qwen3."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     """Seed of sampling; a row's own seed follows from it, the row's id and the attempt."""
     trust_remote_code: str = ""
     """Name of the one model whose own Python code may be executed; must equal `model`. Empty = none."""
@@ -78,8 +78,11 @@ class LLMConfig(Section):
     """Longest wait for an engine to start, its place in the cluster included."""
     unit_timeout_s: float = operational(1800.0, gt=0)
     """Longest wait for one unit of work."""
+    idle_timeout_s: float = operational(900.0, gt=0)
+    """Engines without work end after so long, and give their nodes back; the next call starts them again."""
     max_restarts: int = operational(3, ge=0)
-    """Deaths of engines at one place, without a finished unit between them, after which the run stops."""
+    """Deaths of engines, without a finished unit between them and beyond those that isolating a row costs, after
+    which the run stops."""
 
     endpoint: str = operational("")
     """Base URL of the OpenAI-compatible server (`http://host:8000/v1`), for `engine: http`."""
@@ -138,17 +141,17 @@ class ProfileConfig(_PromptedSection):
     """`products`, `books`, `businesses`, or a path to a prompt file."""
     use_supplied: bool = False
     """Take an item's ready-made text, where the data has one, as its profile; such items cost no LLM call."""
-    max_reviews_per_item: int = Field(3, ge=0)
+    max_reviews_per_item: int = Field(default=3, ge=0)
     """Newest training reviews in an item's prompt."""
-    max_items_per_user: int = Field(12, ge=1)
+    max_items_per_user: int = Field(default=12, ge=1)
     """Newest training interactions in a user's prompt; fewer where the tokens do not suffice."""
-    max_entry_words: int = Field(24, ge=1)
+    max_entry_words: int = Field(default=24, ge=1)
     """Words of each item's profile, and of each review, in a user's prompt."""
-    max_prompt_tokens: int = Field(0, ge=0)
+    max_prompt_tokens: int = Field(default=0, ge=0)
     """Longest prompt; 0 = what `llm.max_model_len` leaves beside the answer."""
-    max_new_tokens: int = Field(256, ge=8)
+    max_new_tokens: int = Field(default=256, ge=8)
     """Budget of an answer; a row whose answer was cut is asked once more with twice of it."""
-    max_words: int = Field(100, ge=1)
+    max_words: int = Field(default=100, ge=1)
     """Longest summary."""
     max_failed_fraction: float = operational(0.2, ge=0, le=1)
     """The stage fails when a larger share of the rows has no usable answer."""
@@ -165,17 +168,17 @@ class NegativeConfig(_PromptedSection):
     pairs: Literal["all", "capped", "hardest"] = "capped"
     """Training pairs to ask for: every one; the newest `max_pairs_per_user` of each user; or, of each user, those whose
     positive the warm-up model scores lowest."""
-    max_pairs_per_user: int = Field(4, ge=1)
+    max_pairs_per_user: int = Field(default=4, ge=1)
     """Pairs per user under `capped` and `hardest`."""
-    max_pairs: int = Field(0, ge=0)
+    max_pairs: int = Field(default=0, ge=0)
     """Most pairs over all; 0 = no limit. Users take turns, so that a limit shortens everybody's list."""
-    num_grounded: int = Field(20, ge=1)
+    num_grounded: int = Field(default=20, ge=1)
     """Catalogue items kept per negative, nearest first."""
-    max_prompt_tokens: int = Field(0, ge=0)
+    max_prompt_tokens: int = Field(default=0, ge=0)
     """Longest prompt; 0 = what `llm.max_model_len` leaves beside the answer."""
-    max_new_tokens: int = Field(128, ge=8)
+    max_new_tokens: int = Field(default=128, ge=8)
     """Budget of an answer; a row whose answer was cut is asked once more with twice of it."""
-    max_words: int = Field(20, ge=1)
+    max_words: int = Field(default=20, ge=1)
     """Longest name of a hard negative."""
     max_failed_fraction: float = operational(0.5, ge=0, le=1)
     """The stage fails when a larger share of the rows has no usable answer."""

@@ -10,7 +10,8 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -170,10 +171,8 @@ class Dispatcher:
         """Rows and tokens of all hosts, those that ended included."""
         total = self._past.get(key, Counters())
         for host in [host for host in self._hosts if key in host.models]:
-            try:
+            with suppress(RayActorError, TimeoutError):  # a death is noticed, and counted, by the calls in it
                 host.counters[key] = await asyncio.wait_for(host.handle.counters.remote(key), 10)
-            except (RayActorError, TimeoutError):  # its death is noticed, and counted, by the calls in it
-                pass
             total += host.counters.get(key, Counters())
         return total
 
@@ -201,19 +200,21 @@ class Dispatcher:
                     if self._failure:
                         raise EngineUnavailable(self._failure)
                     free = [host for host in self._hosts if host.ready and not host.reserved]
-                    if free:
-                        host = min(free, key=lambda candidate: candidate.in_flight)
-                        host.in_flight += 1
-                        break
-                    if any(host.ready for host in self._hosts):
-                        deadline = time.monotonic() + self._plan.start_timeout_s
-                    await self._wait_until(deadline)
-                host.reserved = alone
-                while alone and host.in_flight > 1:
-                    await self._wait_until(deadline + self._plan.unit_timeout_s)
+                    if not free:
+                        if any(host.ready for host in self._hosts):  # somebody is alone on it, for a limited time
+                            deadline = time.monotonic() + self._plan.start_timeout_s
+                        await self._wait_until(deadline)
+                        continue
+                    host = min(free, key=lambda candidate: candidate.in_flight)
+                    host.in_flight += 1
+                    host.reserved = alone
+                    while alone and host.in_flight > 1:
+                        await self._changed.wait()  # running calls end by themselves, by unit_timeout_s at the latest
+                    if host in self._hosts:
+                        return host
+                    host.in_flight -= 1  # it died of what ran before
         finally:
             self._waiting -= 1
-        return host
 
     async def _wait_until(self, deadline: float) -> None:
         try:
@@ -293,7 +294,7 @@ class Dispatcher:
         total = {name: round(value, 2) for name, value in ray.cluster_resources().items() if ":" not in name}
         free = {name: round(value, 2) for name, value in ray.available_resources().items() if ":" not in name}
         return (
-            f"no engine was ready within {self._plan.start_timeout_s:g} s (llm.start_timeout_s): each asks for {asked}; "
+            f"no engine was ready within {self._plan.start_timeout_s:g} s (llm.start_timeout_s); each asks for {asked}, "
             f"the cluster has {total}, free now {free}; {len(self._hosts)} asked for"
         )
 
@@ -306,8 +307,3 @@ def _in_words(error: BaseException, plan: HostPlan) -> str:
     if isinstance(error, TimeoutError | GetTimeoutError):
         return f"no answer within {plan.unit_timeout_s:g} s (llm.unit_timeout_s); the engine was ended"
     return f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
-
-
-def as_dict(counters: Counters) -> dict[str, int]:
-    """The counters as plain values."""
-    return asdict(counters)

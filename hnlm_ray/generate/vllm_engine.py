@@ -134,7 +134,10 @@ class VLLMEngine:
                 self._open[request_id] = (call, row)
                 try:
                     self._engine.add_request(request_id, prompt, param)
-                except (ValueError, VLLMClientError) as error:  # this row only: too long, a schema that cannot be compiled, ...
+                except (
+                    ValueError,
+                    VLLMClientError,
+                ) as error:  # this row only: too long, a schema that cannot be compiled, ...
                     del self._open[request_id]
                     call.put(row, f"refused by the engine: {' '.join(str(error).split())[:300]}")
 

@@ -1,0 +1,132 @@
+"""A model that somebody else serves behind an OpenAI-compatible endpoint."""
+
+import os
+import random
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import requests
+
+from hnlm_ray.errors import UserError
+from hnlm_ray.generate.chat import ChatTokenizer
+from hnlm_ray.generate.prompting import Fitted, fit
+from hnlm_ray.generate.protocol import Completion, Counters, EngineSpec, GenerateRequest
+
+_MAX_PAUSE_S = 60.0
+_RETRIED = frozenset({408, 409, 429, 500, 502, 503, 504})
+_REFUSED = frozenset({401, 403, 404})
+"""Answers that no other row can change: wrong key, wrong model name or address."""
+
+
+class HTTPEngine:
+    """Answers prompts through `POST {endpoint}/chat/completions`, `spec.max_concurrency` at a time.
+
+    The key comes from the environment variable named in the config and is never written anywhere. 429, 5xx and lost
+    connections are tried again after growing pauses (or the server's own `Retry-After`); what then still fails is the
+    row's error. Raises `UserError` when the endpoint refuses the key or does not know the model.
+    """
+
+    def __init__(self, spec: EngineSpec) -> None:
+        self._spec = spec
+        self._chat = ChatTokenizer(
+            spec.tokenizer, trust_remote_code=spec.trust_remote_code, template_args=spec.chat_template_args
+        )
+        self._url = f"{spec.endpoint.rstrip('/')}/chat/completions"
+        key = os.environ.get(spec.api_key_env, "") if spec.api_key_env else ""
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._pool = ThreadPoolExecutor(spec.max_concurrency, thread_name_prefix="http")
+        self._sessions = threading.local()
+        self._counting = threading.Lock()
+        self.counters = Counters()
+
+    def generate(self, request: GenerateRequest) -> list[Completion]:
+        """Answer every prompt, cut to its budget first; a row that the endpoint will not answer has its `error` set."""
+        budget = request.max_prompt_tokens or (self._spec.max_model_len - request.max_new_tokens)
+        if budget <= 0:
+            raise UserError("llm.engine is 'http' and llm.max_model_len is 0; give the length that the endpoint serves")
+        fitted = fit(request.drafts, self._chat.encode, budget)
+        return list(self._pool.map(lambda row: self._answer(request, fitted[row], row), range(len(fitted))))
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Not through an endpoint: the encoder is tuned here, so it runs here."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Wait for open requests and end the threads."""
+        self._pool.shutdown()
+
+    def _answer(self, request: GenerateRequest, row: Fitted, index: int) -> Completion:
+        body = {
+            "model": self._spec.model,
+            "messages": self._chat.messages(row.prompt),
+            "max_tokens": request.max_new_tokens,
+            "temperature": request.temperature,
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "answer", "schema": request.schema, "strict": True},
+            },
+        }
+        if request.temperature > 0:
+            body["seed"] = request.seeds[index]
+        if self._spec.chat_template_args:
+            body["chat_template_kwargs"] = self._spec.chat_template_args
+        answer, error = self._post(body)
+        if answer is None:
+            return Completion("", False, len(row.token_ids), 0, 0, row.truncated, error)
+        choice, usage = answer["choices"][0], answer.get("usage") or {}
+        details = usage.get("prompt_tokens_details") or {}
+        completion = Completion(
+            text=choice["message"].get("content") or "",
+            finished=choice.get("finish_reason") == "stop",
+            prompt_tokens=usage.get("prompt_tokens", len(row.token_ids)),
+            cached_tokens=details.get("cached_tokens") or 0,
+            completion_tokens=usage.get("completion_tokens", 0),
+            truncated=row.truncated,
+        )
+        with self._counting:
+            self.counters += Counters(
+                1, completion.prompt_tokens, completion.cached_tokens, completion.completion_tokens
+            )
+        return completion
+
+    def _post(self, body: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
+        """The endpoint's answer, or None and the reason."""
+        reason = ""
+        for attempt in range(self._spec.max_attempts):
+            if attempt:
+                time.sleep(pause_s)
+            pause_s = min(_MAX_PAUSE_S, 2.0**attempt) * random.uniform(0.5, 1.0)  # apart, or all come back at once
+            try:
+                response = self._session().post(
+                    self._url, json=body, headers=self._headers, timeout=self._spec.request_timeout_s
+                )
+            except (requests.ConnectionError, requests.Timeout) as error:
+                reason = type(error).__name__
+                continue
+            if response.ok:
+                answer: dict[str, Any] = response.json()
+                return answer, ""
+            words = " ".join(response.text.split())[:200]
+            reason = f"{response.status_code} {words}"
+            if response.status_code in _REFUSED:
+                raise UserError(
+                    f"llm.endpoint {self._spec.endpoint} answers {reason}; check llm.model ({self._spec.model!r}), the "
+                    f"address, and the key in ${self._spec.api_key_env}"
+                )
+            if response.status_code not in _RETRIED:
+                break
+            retry_after = response.headers.get("Retry-After", "")
+            if retry_after.isdigit():
+                pause_s = min(_MAX_PAUSE_S, float(retry_after))
+        return None, f"endpoint: {reason}"
+
+    def _session(self) -> requests.Session:
+        """One connection pool per thread: sessions are not made to be shared."""
+        if not hasattr(self._sessions, "session"):
+            self._sessions.session = requests.Session()
+        session: requests.Session = self._sessions.session
+        return session
