@@ -102,10 +102,11 @@ def _config(path: str, overrides: Sequence[str]) -> list[Finding]:
 
 
 def _data(config: RunConfig) -> str:
-    from hnlm_ray.ingest.checks import check, plan_counts
+    from hnlm_ray.ingest.source import check, plan_counts
 
     check(config.data)
-    counts = ", ".join(f"{count:,} {name}" for name, count in plan_counts(config.data).items())
+    known = plan_counts(config.data)
+    counts = ", ".join(f"{known[name]:,} {name}" for name in ("users", "items", "interactions") if known[name])
     return f"{config.data.path or config.data.format}: {counts}"
 
 

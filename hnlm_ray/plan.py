@@ -46,9 +46,8 @@ def _weights_gb(model: str) -> float:
 def _disk_gb(config: RunConfig) -> float:
     """Upper estimate: z in float16 per training pair, text of every row, twice for the copies in between."""
     counts = plan_counts(config.data)
-    pairs = counts.get("interactions", 0)
-    per_user = config.embed.max_pairs_per_user
-    embedded = min(pairs, per_user * counts["users"]) if per_user and "users" in counts else pairs
+    pairs, users, per_user = counts["interactions"] or 0, counts["users"], config.embed.max_pairs_per_user
+    embedded = min(pairs, per_user * users) if per_user and users else pairs
     return 0.5 + 2 * (embedded * 2 * (config.embed.r or 4096) + pairs * 1000) / 1e9
 
 
@@ -74,7 +73,7 @@ def _numbers(resources: Resources) -> str:
 
 def _rows(stage: str, config: RunConfig, counts: dict[str, Any]) -> str:
     """What a stage works on, before filters: upper bounds from the raw counts."""
-    users, items, pairs = (counts.get(name) for name in ("users", "items", "interactions"))
+    users, items, pairs = (counts[name] for name in ("users", "items", "interactions"))
 
     def at_most(value: int | None, what: str) -> str:
         return f"up to {value:,} {what}" if value is not None else f"{what}: known after ingest"
