@@ -1,9 +1,11 @@
 """The report of a finished run: complete, safe against the text it shows, valid JSON, right numbers."""
 
+import io
 import json
 import re
 import shutil
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,11 @@ import numpy as np
 import pytest
 from made_up_run import HOSTILE_TEXT, HOSTILE_TITLE, NUM_ITEMS, write_finished_run
 
+from hnlm_ray.config import parse_config
 from hnlm_ray.errors import UserError
-from hnlm_ray.report import charts, page
+from hnlm_ray.pipeline import Run, StageContext
+from hnlm_ray.progress import Progress
+from hnlm_ray.report import charts, page, stage
 from hnlm_ray.report.facts.cost import config_facts
 from hnlm_ray.report.facts.training import curves
 from hnlm_ray.report.source import Source, count_histogram, degree_histogram, histogram, spread_rows
@@ -151,6 +156,21 @@ def test_a_run_that_stopped_early_has_the_report_of_its_stages(tmp_path: Path, u
     after = {"ingest": "generation", "profile": "negatives", "finetune": "embeddings", "train": "result"}
     assert after[until] not in ids
     assert {"data", "cost", "provenance"} <= ids
+
+
+def test_the_stage_writes_page_and_json_of_the_runs_own_versions(tmp_path: Path) -> None:
+    run_dir = write_finished_run(tmp_path)
+    other = replace(run_dir.entries()["train"][-1], fingerprint="of another config", seconds=1e6)
+    run_dir.commit(other)  # a later run in the same directory: none of this report's business
+    config = parse_config({"name": "quickstart"})
+    stages = [*run_dir.entries(), "report"]
+    fingerprints = {stage: f"{stage}-fingerprint" for stage in stages}
+    ctx = StageContext(config, run_dir, fingerprints, Progress("report", io.StringIO()), Run(config))
+    summary = stage.run(ctx)
+    out = ctx.out("report")
+    assert out.names() == ["report.html", "report.json"]
+    assert summary["html_bytes"] == len(out.read_bytes("report.html"))
+    assert out.read_json("report.json")["timing"]["train"] == 20.9
 
 
 def test_a_complete_stage_without_its_artifact_is_an_error(tmp_path: Path) -> None:
