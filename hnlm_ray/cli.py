@@ -126,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("name", metavar="NAME", help="ingest, generate, finetune, embed, train or evaluate")
     bench.add_argument("--json", metavar="FILE", help="also write figures and bars as JSON")
     bench.add_argument("--quick", action="store_true", help="small data, to see that it runs; says nothing about bars")
-    bench.add_argument("--threads", type=int, default=1, help="threads for both sides (default 1)")
+    bench.add_argument("--threads", type=int, default=0, help="threads for both sides (default: those of the bars)")
     bench.add_argument("--repeats", type=int, default=5, help="repetitions; medians count (default 5)")
     bench.add_argument("--seed", type=int, default=0)
     bench.add_argument("--check", action="store_true", help="exit with 1 where a bar is missed")

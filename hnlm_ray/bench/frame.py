@@ -24,20 +24,28 @@ import os
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from hnlm_ray.errors import UserError
 from hnlm_ray.report.environment import machine, versions
 
+
+class Bench(NamedTuple):
+    """One benchmark: where its `measure` stands, and the threads that its bars are meant for."""
+
+    module: str
+    threads: int
+
+
 BENCHES = {
-    "ingest": "hnlm_ray.bench.ingest",
-    "generate": "hnlm_ray.bench.generate",
-    "finetune": "hnlm_ray.bench.finetune",
-    "embed": "hnlm_ray.bench.embed",
-    "train": "hnlm_ray.bench.train",
-    "evaluate": "hnlm_ray.bench.evaluate",
+    "ingest": Bench("hnlm_ray.bench.ingest", threads=2),
+    "generate": Bench("hnlm_ray.bench.generate", threads=2),
+    "finetune": Bench("hnlm_ray.bench.finetune", threads=2),
+    "embed": Bench("hnlm_ray.bench.embed", threads=2),
+    "train": Bench("hnlm_ray.bench.train", threads=1),
+    "evaluate": Bench("hnlm_ray.bench.evaluate", threads=2),
 }
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -49,16 +57,17 @@ class BenchOptions:
 
     quick: bool = False
     """Small data, to see that the benchmark runs; its figures say nothing about the bars."""
-    threads: int = 1
-    """Threads for both sides of every comparison."""
+    threads: int = 0
+    """Threads for both sides of every comparison; 0 = those that the benchmark's bars are meant for (`BENCHES`).
+    `measure` always gets the number itself."""
     repeats: int = 5
     """Repetitions of each side; the median counts."""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("threads", "repeats"):
-            if (value := getattr(self, name)) < 1:
-                raise UserError(f"bench option {name}={value} must be at least 1")
+        for name, least in (("threads", 0), ("repeats", 1)):
+            if (value := getattr(self, name)) < least:
+                raise UserError(f"bench option {name}={value} must be at least {least}")
 
 
 @dataclass(frozen=True)
@@ -163,12 +172,13 @@ def run_bench(name: str, json_path: str | Path | None, options: BenchOptions, ch
     0 when it was measured; with `check`, 1 when a bar was missed. `UserError` for a name that is not in `BENCHES`,
     for one whose module is not part of this installation, and for a place that cannot be written, before measuring.
     """
-    module_name = _find(name)
+    bench = _find(name)
+    options = replace(options, threads=options.threads or bench.threads)
     if json_path is not None:
         _probe_writable(Path(json_path))
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(options.threads)))
     load_at_start = os.getloadavg()[0]
-    measurement: Measurement = importlib.import_module(module_name).measure(options)
+    measurement: Measurement = importlib.import_module(bench.module).measure(options)
     result = {
         "name": name,
         "machine": {**machine(), "load_at_start": round(load_at_start, 2)},
@@ -199,13 +209,13 @@ def format_table(name: str, measurement: Measurement) -> str:
     return "\n".join([*lines, *(f"  note: {note}" for note in measurement.notes)])
 
 
-def _find(name: str) -> str:
+def _find(name: str) -> Bench:
     if name not in BENCHES:
         nearest = difflib.get_close_matches(name, BENCHES, n=1)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
         raise UserError(f"no benchmark {name!r}: there are {', '.join(BENCHES)}{hint}")
-    if importlib.util.find_spec(BENCHES[name]) is None:
-        present = [known for known, module in BENCHES.items() if importlib.util.find_spec(module)]
+    if importlib.util.find_spec(BENCHES[name].module) is None:
+        present = [known for known, bench in BENCHES.items() if importlib.util.find_spec(bench.module)]
         raise UserError(f"benchmark {name!r} is not part of this version; there are: {', '.join(present) or 'none'}")
     return BENCHES[name]
 
