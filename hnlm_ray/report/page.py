@@ -39,7 +39,7 @@ def headline(report: Mapping[str, Any]) -> list[tuple[str, str]]:
                 tiles.append((f"{value:.4f}", f"{metric.upper() if metric == 'ndcg' else metric.title()}@{k}, test"))
     if data := report.get("data"):
         tiles += [(number(data[name]), name) for name in ("users", "items", "interactions")]
-    tiles.append((duration(report["timing"]["total"]), "all stages"))
+    tiles.append((duration(report["timing"]["total_s"]), "all stages"))
     tiles.append((f"{report['memory']['peak_gb']:.1f} GB", "peak memory"))
     return tiles
 
@@ -151,7 +151,7 @@ def _evaluation_plots(evaluation: Mapping[str, Any], _report: Mapping[str, Any])
 
 
 def _cost_plots(timing: Mapping[str, float], report: Mapping[str, Any]) -> dict[str, str]:
-    stages = [stage for stage in timing if stage != "total"]
+    stages = [stage for stage in timing if stage != "total_s"]
     seconds = [timing[stage] for stage in stages]
     peaks = [report["memory"]["stages"][stage] for stage in stages]
     return {

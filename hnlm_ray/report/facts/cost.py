@@ -10,9 +10,9 @@ _USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
 
 
 def timing_facts(source: Source) -> dict[str, float]:
-    """Seconds of each stage and their total."""
+    """Seconds of each stage, and `total_s`, their sum."""
     seconds = {stage: entry.seconds for stage, entry in source.entries.items()}
-    return {**seconds, "total": round(sum(seconds.values()), 3)}
+    return {**seconds, "total_s": round(sum(seconds.values()), 3)}
 
 
 def memory_facts(source: Source) -> dict[str, Any]:
