@@ -294,8 +294,8 @@ class Dispatcher:
         total = {name: round(value, 2) for name, value in ray.cluster_resources().items() if ":" not in name}
         free = {name: round(value, 2) for name, value in ray.available_resources().items() if ":" not in name}
         return (
-            f"no engine was ready within {self._plan.start_timeout_s:g} s (llm.start_timeout_s); each asks for {asked}, "
-            f"the cluster has {total}, free now {free}; {len(self._hosts)} asked for"
+            f"no engine was ready within {self._plan.start_timeout_s:g} s (llm.start_timeout_s); each asks for "
+            f"{asked}, the cluster has {total}, free now {free}; {len(self._hosts)} asked for"
         )
 
 

@@ -95,10 +95,9 @@ class HTTPEngine:
 
     def _post(self, body: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
         """The endpoint's answer, or None and the reason."""
-        reason = ""
+        reason, pause_s = "", 0.0
         for attempt in range(self._spec.max_attempts):
-            if attempt:
-                time.sleep(pause_s)
+            time.sleep(pause_s)
             pause_s = min(_MAX_PAUSE_S, 2.0**attempt) * random.uniform(0.5, 1.0)  # apart, or all come back at once
             try:
                 response = self._session().post(

@@ -1,0 +1,190 @@
+"""The Ray Data plan of an LLM stage: the units that are not done yet, through thin workers, to finished shards."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+from ray.data import ActorPoolStrategy
+
+from hnlm_ray.errors import UserError
+from hnlm_ray.generate.config import LLMConfig
+from hnlm_ray.generate.engines import EngineGroup
+from hnlm_ray.generate.unit_worker import TextTask, Unit, UnitReport, UnitWorker
+from hnlm_ray.progress import Progress
+from hnlm_ray.store import Folder
+
+UNITS_FILE = "units.json"
+_WORKER_CPUS = 0.25
+"""A worker mostly waits for its engine."""
+_CALLS_PER_WORKER = 32
+_UNITS_PER_PLAN = 4096
+_FEWEST_UNITS = 8
+_SMALLEST_UNIT_ROWS = 16
+
+
+@dataclass(frozen=True)
+class TaskSummary:
+    """What stands after a task: all of its rows, those of earlier runs included."""
+
+    rows: int
+    failed: int
+    failures: dict[str, int]
+    """First words of the error -> rows."""
+    prompt_tokens: int
+    completion_tokens: int
+    cut_prompts: int
+    asked_rows: int
+    """Rows of this run alone."""
+    prefix_hit_rate: float
+    """Share of this run's prompt tokens that the engines had in their cache."""
+    seconds_per_row: dict[str, float]
+    """Where a unit's time went in this run (read, render, engine, parse, write), per row."""
+    tokens_over_time: list[tuple[float, int]]
+    """(Unix time, tokens so far) of this run at the end of each unit, at most 200 points."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The summary as plain values."""
+        return asdict(self)
+
+
+def unit_rows(num_rows: int, most: int) -> int:
+    """Rows per unit: `most`, or less where there would be so few units that progress and restarts are coarse."""
+    return min(most, max(_SMALLEST_UNIT_ROWS, math.ceil(num_rows / _FEWEST_UNITS)))
+
+
+def list_units(inputs: Folder) -> list[Unit]:
+    """The units that `write_inputs` committed."""
+    return [Unit(**unit) for unit in inputs.read_json(UNITS_FILE)]
+
+
+def commit_inputs(inputs: Folder) -> list[Unit]:
+    """Name every row group of the Parquet files in `inputs`; from here on the units of a task never change."""
+    units: list[Unit] = []
+    for path in inputs.parquet_files():
+        file = path.rpartition("/")[2]
+        metadata = pq.read_metadata(path, filesystem=inputs.fs)
+        for group in range(metadata.num_row_groups):
+            units.append(Unit(f"{len(units):06d}", file, group, metadata.row_group(group).num_rows))
+    inputs.write_json(UNITS_FILE, [asdict(unit) for unit in units])
+    return units
+
+
+def open_units(task: TextTask, units: Sequence[Unit]) -> list[Unit]:
+    """Units without a shard, and those with failed rows in it."""
+    done = set(task.outputs.names(".parquet"))
+    if not done:
+        return list(units)
+    table = task.outputs.read_table(columns=[task.id_columns[0], "status"]) if done else None
+    assert table is not None
+    failed = set()
+    if pc.any(pc.equal(table["status"], "failed")).as_py():
+        for unit in units:
+            if unit.shard in done:
+                statuses = task.outputs.read_table(unit.shard, columns=["status", "attempt"])
+                # rows that were never asked (no text) stay as they are
+                asked = pc.and_(pc.equal(statuses["status"], "failed"), pc.greater(statuses["attempt"], 0))
+                if pc.any(asked).as_py():
+                    failed.add(unit.shard)
+    return [unit for unit in units if unit.shard not in done or unit.shard in failed]
+
+
+class _PlanWorker:
+    """The unit worker as Ray Data calls it: a batch is one unit."""
+
+    def __init__(self, task: TextTask, group: EngineGroup) -> None:
+        self._worker = UnitWorker(task, group)
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        [name], [file], [row_group], [num_rows] = (batch[field.name] for field in fields(Unit))
+        report = self._worker.run(Unit(str(name), str(file), int(row_group), int(num_rows)))
+        return {name: np.array([value]) for name, value in asdict(report).items()}
+
+
+def run_task(task: TextTask, group: EngineGroup, llm: LLMConfig, progress: Progress, part: str) -> TaskSummary:
+    """Bring every unit of `task` to its shard and say what stands.
+
+    Progress counts the rows of units that are finished. Raises what an engine raises when it cannot be had.
+    """
+    units = list_units(task.inputs)
+    todo = open_units(task, units)
+    progress.start(sum(unit.num_rows for unit in units), "rows", part)
+    progress.update(sum(unit.num_rows for unit in units) - sum(unit.num_rows for unit in todo))
+    reports = []
+    for start in range(0, len(todo), _UNITS_PER_PLAN):
+        for report in _run_plan(task, group, llm, todo[start : start + _UNITS_PER_PLAN]):
+            reports.append(report)
+            tokens = report.prompt_tokens + report.completion_tokens
+            progress.update(report.rows, tokens=tokens, failed=report.failed)
+    return _summary(task, reports)
+
+
+def _run_plan(task: TextTask, group: EngineGroup, llm: LLMConfig, units: Sequence[Unit]) -> Iterator[UnitReport]:
+    rows = max(unit.num_rows for unit in units)
+    # Twice what an engine decodes at a time, so that the tail of one unit runs beside the head of the next
+    calls = min(len(units), llm.replicas[1] * max(2, math.ceil(2 * llm.max_num_seqs / rows)))
+    num_workers = math.ceil(calls / _CALLS_PER_WORKER)
+    calls_per_worker = math.ceil(calls / num_workers)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    plan = ray.data.from_items([asdict(unit) for unit in units], override_num_blocks=len(units)).map_batches(
+        _PlanWorker,
+        fn_constructor_args=(task, group),
+        batch_size=1,
+        num_cpus=_WORKER_CPUS,
+        compute=ActorPoolStrategy(
+            size=num_workers,
+            max_concurrent_calls_per_actor=calls_per_worker,
+            max_tasks_in_flight_per_actor=calls_per_worker,
+            enable_true_multi_threading=True,
+        ),
+    )
+    for row in plan.iter_rows():
+        yield UnitReport(**row)
+
+
+def _summary(task: TextTask, reports: Sequence[UnitReport]) -> TaskSummary:
+    columns = ["status", "error", "prompt_tokens", "completion_tokens", "truncated"]
+    table = task.outputs.read_table(columns=columns)
+    failed = table.filter(pc.equal(table["status"], "failed"))
+    failures = Counter(error.partition(":")[0] for error in failed["error"].to_pylist())
+    asked = sum(report.rows for report in reports)
+    prompt_tokens = sum(report.prompt_tokens for report in reports)
+    cached_tokens = sum(report.cached_tokens for report in reports)
+    laps = ("read", "render", "engine", "parse", "write")
+    spent = {lap: sum(getattr(report, f"{lap}_s") for report in reports) for lap in laps}
+    return TaskSummary(
+        rows=table.num_rows,
+        failed=failed.num_rows,
+        failures=dict(failures.most_common()),
+        prompt_tokens=pc.sum(table["prompt_tokens"]).as_py() or 0,
+        completion_tokens=pc.sum(table["completion_tokens"]).as_py() or 0,
+        cut_prompts=pc.sum(pc.cast(table["truncated"], pa.int64())).as_py() or 0,
+        asked_rows=asked,
+        prefix_hit_rate=round(cached_tokens / prompt_tokens, 4) if prompt_tokens else 0.0,
+        seconds_per_row={lap: round(seconds / asked, 6) if asked else 0.0 for lap, seconds in spent.items()},
+        tokens_over_time=_timeline(reports),
+    )
+
+
+def _timeline(reports: Sequence[UnitReport], most: int = 200) -> list[tuple[float, int]]:
+    ordered = sorted(reports, key=lambda report: report.ended_at)
+    tokens = np.cumsum([report.prompt_tokens + report.completion_tokens for report in ordered])
+    points = [(round(report.ended_at, 2), int(total)) for report, total in zip(ordered, tokens, strict=True)]
+    return points[:: max(1, math.ceil(len(points) / most))]
+
+
+def check_failures(summary: TaskSummary, what: str, limit: float, key: str) -> None:
+    """Fail when too many rows have no answer: `UserError` with the commonest reason."""
+    if summary.rows and summary.failed > limit * summary.rows:
+        reason, count = next(iter(summary.failures.items()))
+        raise UserError(
+            f"{summary.failed} of {summary.rows} {what} have no usable answer, the limit is {limit:.0%} ({key}); "
+            f"the commonest reason, {count} times: {reason}; run again to retry them, or change the model or prompt"
+        )
