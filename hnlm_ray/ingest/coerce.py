@@ -64,7 +64,7 @@ def to_number(raw: RawColumn) -> Coerced:
     """Finite float64 numbers, NaN and empty text null. Bad: anything else."""
     array = _as_array(raw)
     if array is not None and (pa.types.is_floating(array.type) or pa.types.is_integer(array.type)):
-        numbers = array.cast(pa.float64())
+        numbers = array.cast(pa.float64(), safe=False)  # times in nanoseconds have more digits than a float
         numbers = pc.if_else(pc.is_nan(numbers), None, numbers)
         infinite = pc.fill_null(pc.is_inf(numbers), False).to_numpy(zero_copy_only=False)
         return numbers, infinite if infinite.any() else None
@@ -214,5 +214,5 @@ def _shown(value: Any) -> str:
     value = value.as_py() if isinstance(value, pa.Scalar) and not pa.types.is_string(value.type) else value
     if isinstance(value, pa.Scalar):
         value = value.as_buffer().to_pybytes() if value.is_valid else None
-    text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
-    return text[:200].encode("utf-8", "backslashreplace").decode()
+    raw = value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogateescape")
+    return raw[:200].decode("utf-8", "backslashreplace")

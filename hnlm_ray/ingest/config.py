@@ -96,7 +96,7 @@ class DataConfig(Section):
 
     format: str = "synthetic"
     """A name in `ingest.readers.READERS`, or the dotted path of your own reader class: `package.module.Class`."""
-    path: str = ""
+    path: str = operational("")  # what lies there counts, by its content
     """A file or folder, local, s3:// or gs://. Unused by `synthetic`."""
     columns: ColumnsConfig = ColumnsConfig()
     """Column names of ready tables; the other formats know their own."""

@@ -68,6 +68,7 @@ def _check_columns(config: DataConfig, present: set[str], name: str) -> None:
 def plan_counts(config: DataConfig) -> dict[str, Any]:
     """Rows per table for a plan: {"interactions": n, "items": n, "users": n, "exact": bool}, before any filter.
 
+    None where the data has no such table.
     Parquet footers are exact; of text files the first lines tell the length of a line.
     """
     if config.format == "synthetic":
@@ -80,7 +81,7 @@ def plan_counts(config: DataConfig) -> dict[str, Any]:
         rows, is_exact = _rows_of(Folder(config.path).fs, part)
         counts[part.table] += rows
         exact &= is_exact
-    return {**{table: counts[table] for table in ("interactions", "items", "users")}, "exact": exact}
+    return {**{table: counts.get(table) for table in ("interactions", "items", "users")}, "exact": exact}
 
 
 def input_size(config: DataConfig, parts: list[Part]) -> tuple[int, int]:

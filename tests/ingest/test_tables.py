@@ -1,0 +1,140 @@
+"""Ready tables in every file format, with a column map, and the faults that users' tables have."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from raw_tables import Ingest, Write, grid, interactions
+
+from hnlm_ray.errors import UserError
+from hnlm_ray.ingest.config import DataConfig
+from hnlm_ray.ingest.source import check
+
+_ROWS = grid(4, 6)
+
+
+def _save(folder: Path, ending: str) -> Path:
+    frame = interactions(_ROWS).to_pandas()
+    folder.mkdir()
+    path = folder / f"interactions{ending}"
+    match ending:
+        case ".parquet":
+            frame.to_parquet(path)
+        case ".csv" | ".csv.gz":
+            frame.to_csv(path, index=False)
+        case ".tsv":
+            frame.to_csv(path, index=False, sep="\t")
+        case _:
+            frame.to_json(path, orient="records", lines=True)
+    return folder
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".csv", ".csv.gz", ".tsv", ".jsonl", ".ndjson.gz"])
+def test_every_file_format_reads_the_same(ending: str, tmp_path: Path, ingest: Ingest) -> None:
+    result = ingest(_save(tmp_path / "raw", ending))
+    assert result.all_pairs == sorted((user, item) for user, item, *_ in _ROWS)
+    assert set(result.frame("train").rating) == {5.0}
+    assert result.stats["first_timestamp"] == 1000
+    assert result.quarantine == []
+
+
+def test_shards_in_folders_and_one_single_file(tmp_path: Path, ingest: Ingest) -> None:
+    for shard in range(3):
+        folder = tmp_path / "raw" / "interactions"
+        folder.mkdir(parents=True, exist_ok=True)
+        pq.write_table(interactions(_ROWS[shard::3]), folder / f"part-{shard}.parquet")
+    pq.write_table(pa.table({"item_id": ["i0"], "title": ["Zero"]}), tmp_path / "raw" / "items.parquet")
+    kept = {"split": {"kind": "ratio", "valid": 0.3, "test": 0.3, "keep_unseen": True}}
+    whole = ingest(tmp_path / "raw", **kept)
+    assert whole.all_pairs == sorted((user, item) for user, item, *_ in _ROWS)
+    assert whole.frame("items").title[0] == "Zero"
+    assert ingest(tmp_path / "raw" / "interactions" / "part-0.parquet", **kept).stats["interactions"] == 8
+    assert (
+        ingest(tmp_path / "raw" / "interactions", **kept).stats["interactions"] == 24
+    )  # shards without a table's name
+
+
+def test_column_map(write: Write, ingest: Ingest) -> None:
+    raw = write(
+        interactions=interactions(_ROWS, "who what stars when"),
+        items=interactions([(f"i{i}", f"blurb {i}", f"name {i}") for i in range(6)], "what blurb label"),
+    )
+    columns = {"user_id": "who", "item_id": "what", "rating": "stars", "timestamp": "when"}
+    result = ingest(raw, columns={**columns, "title": "label", "item_text": "blurb"})
+    assert result.frame("items").title.tolist() == [f"name {i}" for i in range(6)]
+    assert result.frame("items").text.tolist() == [f"blurb {i}" for i in range(6)]
+    assert result.stats["rows_with"]["rated"] == 24
+
+
+def test_a_named_column_that_is_not_there(write: Write, ingest: Ingest) -> None:
+    raw = write(interactions=interactions(_ROWS))
+    with pytest.raises(
+        UserError, match=r"data\.columns\.rating='ratign' is not in 'interactions\.parquet'.*did you mean 'rating'"
+    ):
+        ingest(raw, columns={"rating": "ratign"})
+    with pytest.raises(UserError, match=r"no column for data\.columns\.user_id \(tried user_id, .*it has: who"):
+        ingest(write(interactions=interactions(_ROWS, "who what")))
+
+
+def test_bad_lines_of_json_are_named_by_line(tmp_path: Path, ingest: Ingest) -> None:
+    lines = [json.dumps({"user_id": u, "item_id": i, "rating": r}).encode() for u, i, r, _ in _ROWS]
+    lines[3] = b'{"user_id": "u\xff", "item_id": "i3"}'
+    lines[5:5] = [b"", b"[1, 2]", b'{"user_id": "u0"}', b'{"user_id": "u0", "item_id": "i1", "rating": "great"}']
+    lines[-1] = lines[-1][:20]  # cut off
+    path = tmp_path / "interactions.jsonl"
+    path.write_bytes(b"\n".join(lines))
+    result = ingest(path, max_bad_fraction=0.5)
+    found = {(row["row"], row["reason"]) for row in result.quarantine}
+    assert found == {
+        (4, "not UTF-8"),
+        (7, "no JSON object"),
+        (8, "item_key is missing"),
+        (9, "rating is unreadable"),
+        (len(lines), "not JSON"),
+    }
+    assert {row["file"] for row in result.quarantine} == {"interactions.jsonl"}
+    assert result.stats["quarantined"]["interactions"] == 5
+    assert result.stats["interactions"] == len(_ROWS) - 2
+
+
+def test_bad_rows_of_csv_are_named_by_line(tmp_path: Path, ingest: Ingest) -> None:
+    path = tmp_path / "interactions.csv.gz"
+    rows = [f"{u},{i},{r},{t},fine" for u, i, r, t in _ROWS]
+    rows[0] = 'u0,i0,5,1000,"two\nlines, ""quoted"""'
+    rows[4] = "u0,i4"
+    text = "user_id,item_id,rating,timestamp,review\n" + "\n".join(rows)
+    content = text.encode() + b"\nu0,i9,5,1000,caf\xe9\nu0,i9,5,10"
+    path.write_bytes(gzip.compress(content))
+    result = ingest(path, max_bad_fraction=0.5)
+    reasons = sorted((row["row"], row["reason"]) for row in result.quarantine)
+    assert reasons == [(7, "has 2 of 5 fields"), (27, "review is unreadable"), (28, "has 4 of 5 fields")]
+    assert "caf\\xe9" in {row["value"] for row in result.quarantine}
+    reviews = pd.concat([result.frame(name) for name in ("train", "valid", "test")]).review
+    assert 'two lines, "quoted"' in set(reviews) or result.frame("train").query("user_id == 0 and item_id == 0").empty
+
+
+def test_parquet_strings_that_are_not_utf8(tmp_path: Path, ingest: Ingest) -> None:
+    table = interactions(_ROWS)
+    reviews = pa.array([b"caf\xe9" if at == 2 else b"fine" for at in range(len(_ROWS))])
+    broken = pa.Array.from_buffers(pa.string(), len(reviews), reviews.buffers())
+    pq.write_table(table.append_column("review", broken), tmp_path / "interactions.parquet")
+    result = ingest(tmp_path / "interactions.parquet", max_bad_fraction=0.1)
+    assert [(row["row"], row["reason"], row["value"]) for row in result.quarantine] == [
+        (3, "review is unreadable", "caf\\xe9")
+    ]
+
+
+def test_a_file_that_is_no_parquet(tmp_path: Path) -> None:
+    (tmp_path / "interactions.parquet").write_bytes(b"user_id,item_id\n")
+    with pytest.raises(UserError, match=r"'interactions\.parquet' is no readable Parquet file"):
+        check(DataConfig(format="tables", path=str(tmp_path)))
+
+
+def test_folder_without_interactions(write: Write) -> None:
+    raw = write(items=pa.table({"item_id": ["a"]}))
+    with pytest.raises(UserError, match=r"holds no interactions for format 'tables'.*there is: items.parquet"):
+        check(DataConfig(format="tables", path=str(raw)))
