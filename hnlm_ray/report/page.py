@@ -118,17 +118,19 @@ def _is_score(name: str) -> bool:
     return leaf.partition("@")[0] in _VALIDATION_METRICS or "accuracy" in leaf
 
 
+_ORIGINS = {"llm": "grounded text negatives", "semantic": "semantic neighbours"}
+
+
 def _triplet_plots(triplets: Mapping[str, Any], _report: Mapping[str, Any]) -> dict[str, str]:
+    percentiles, similarities = (
+        {_ORIGINS.get(origin, origin): of for origin, of in triplets[f"{name}_histograms"].items()}
+        for name in ("cf_percentile", "similarity")
+    )
     return {
         "cf_percentile": charts.histogram(
-            {"hard negatives": triplets["cf_percentile_histogram"]},
-            "CF percentile for the user",
-            "triplets",
-            band=triplets["window"],
+            percentiles, "CF percentile for the user", "triplets", band=triplets["window"]
         ),
-        "triplet_similarity": charts.histogram(
-            {"hard negatives": triplets["similarity_histogram"]}, "cosine similarity to the positive", "triplets"
-        ),
+        "triplet_similarity": charts.histogram(similarities, "cosine similarity to the positive", "triplets"),
     }
 
 

@@ -47,7 +47,7 @@ def build_report(run_dir: RunDir) -> str:
 
 def collect(source: Source) -> dict[str, Any]:
     """Everything that report.json holds, as plain JSON values."""
-    parts = {part: find(source) for part, (artifact, find) in _PARTS.items() if source.has(artifact)}
+    parts: dict[str, Any] = {part: find(source) for part, (artifact, find) in _PARTS.items() if source.has(artifact)}
     report = {
         "schema": 1,
         "name": source.config.get("name", "run"),

@@ -204,6 +204,7 @@ def _finetune(finetune: Folder, rng: np.random.Generator) -> dict[str, Any]:
         "n": ["The Harbour: a mystery by the sea."] * num,
         "cf_percentile": rng.uniform(0.5, 0.95, num).astype(np.float32),
         "similarity": rng.normal(0.55, 0.1, num).clip(-1, 1).astype(np.float32),
+        "origin": ["llm" if row % 4 else "semantic" for row in range(num)],
     }
     finetune.write_table("triplets/part-00000.parquet", pa.table(triplets))
     finetune.write_json(

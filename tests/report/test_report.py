@@ -269,3 +269,11 @@ def test_numbers_in_tables(value: Any, shown: str) -> None:
 )
 def test_durations(seconds: float, shown: str) -> None:
     assert page.duration(seconds) == shown
+
+
+def test_a_run_whose_text_negatives_all_failed_says_so(tmp_path: Path) -> None:
+    run_dir = write_finished_run(tmp_path)
+    shutil.rmtree(tmp_path / "negatives" / "negative-fingerprint" / "grounded")
+    build_report(run_dir)
+    assert run_dir.folder.read_json("report.json")["grounding"] is None
+    assert "nothing could be grounded" in _Page(run_dir.folder.read_bytes("report.html").decode()).text

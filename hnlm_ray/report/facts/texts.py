@@ -99,7 +99,7 @@ def _negatives(source: Source) -> list[dict[str, Any]]:
     keys = _user_keys(source, user_ids)
     wanted = ["user_id", "item_id", "rank", "negative_item_id", "similarity"]
     grounded: dict[tuple[int, int], list[dict[str, Any]]] = {}
-    for row in rows_of(folder, "grounded", "user_id", user_ids, wanted):
+    for row in rows_of(folder, "grounded", "user_id", user_ids, wanted) if folder.num_rows("grounded") else []:
         grounded.setdefault((row["user_id"], row["item_id"]), []).append(row)
     negative_ids = [row["negative_item_id"] for near in grounded.values() for row in near]
     titles = source.item_titles([*negative_ids, *(row["item_id"] for row in rows)])
@@ -119,27 +119,30 @@ def _negatives(source: Source) -> list[dict[str, Any]]:
     ]
 
 
-def grounding_facts(source: Source) -> dict[str, Any]:
-    """How near the catalogue comes to what the generator named: similarity of the nearest and of all kept items."""
+def grounding_facts(source: Source) -> dict[str, Any] | None:
+    """How near the catalogue comes to what the generator named: similarity of the nearest and of all kept items.
+
+    None where no text negative was usable, so that nothing could be grounded.
+    """
+    if source.folders["negatives"].num_rows("grounded") == 0:
+        return None
     table = source.folders["negatives"].read_table("grounded", columns=["rank", "similarity"])
     rank, similarity = np.asarray(table["rank"]), np.asarray(table["similarity"])
-    nearest = similarity[rank == rank.min()] if len(rank) else similarity
+    nearest = similarity[rank == rank.min()]
     return {
         "num_grounded": len(nearest),
         "num_kept": len(similarity),
-        "mean_similarity_nearest": float(nearest.mean()) if len(nearest) else None,
+        "mean_similarity_nearest": float(nearest.mean()),
         "nearest_histogram": histogram(nearest, _SIMILARITY_EDGES),
         "all_histogram": histogram(similarity, _SIMILARITY_EDGES),
         "popularity_of_nearest": _popularity_of_nearest(source),
     }
 
 
-def _popularity_of_nearest(source: Source) -> dict[str, float] | None:
+def _popularity_of_nearest(source: Source) -> dict[str, float]:
     """Mean training interactions of the nearest grounded items, beside the catalogue's and the interactions' mean."""
     folder = source.folders["negatives"]
     table = folder.read_table("grounded", columns=["rank", "negative_item_id"])
-    if table.num_rows == 0:
-        return None
     nearest = np.asarray(table.filter(pc.equal(table["rank"], pc.min(table["rank"])))["negative_item_id"])
     dataset = source.folders["dataset"]
     popularity = np.bincount(column(dataset, "train", "item_id"), minlength=dataset.num_rows("items"))

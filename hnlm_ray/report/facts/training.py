@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from hnlm_ray.report.source import Source, column, histogram, spread_rows
+from hnlm_ray.report.source import Source, histogram, spread_rows
 
 _PERCENTILE_EDGES = np.linspace(0, 1, 51)
 _SIMILARITY_EDGES = np.linspace(-1, 1, 81)
@@ -44,16 +44,25 @@ def _flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
 
 
 def triplet_facts(source: Source) -> dict[str, Any]:
-    """Number of triplets, where their hard negatives lie by CF percentile and similarity, and some of them in words."""
+    """Number of triplets, where their hard negatives lie by CF percentile and similarity, and some of them in words.
+
+    Histograms are kept apart by origin: `llm` (a grounded text negative) or `semantic` (a neighbour of the positive).
+    """
     folder = source.folders["finetune"]
-    columns = ["user_id", "item_id", "hard_item_id", "q", "p", "n", "cf_percentile", "similarity"]
+    table = folder.read_table("triplets", columns=["cf_percentile", "similarity", "origin"])
+    origin = np.asarray(table["origin"])
+    origins = sorted({str(name) for name in origin})
+    columns = ["user_id", "item_id", "hard_item_id", "q", "p", "n", "cf_percentile", "similarity", "origin"]
     samples = spread_rows(folder, "triplets", source.settings.num_triplets, columns)
     titles = source.item_titles([row[key] for row in samples for key in ("item_id", "hard_item_id")])
     return {
-        "num_triplets": folder.num_rows("triplets"),
+        "num_triplets": table.num_rows,
+        "num_by_origin": {name: int((origin == name).sum()) for name in origins},
         "window": source.config["finetune"]["window"],
-        "cf_percentile_histogram": histogram(column(folder, "triplets", "cf_percentile"), _PERCENTILE_EDGES),
-        "similarity_histogram": histogram(column(folder, "triplets", "similarity"), _SIMILARITY_EDGES),
+        **{
+            f"{name}_histograms": {of: histogram(np.asarray(table[name])[origin == of], edges) for of in origins}
+            for name, edges in (("cf_percentile", _PERCENTILE_EDGES), ("similarity", _SIMILARITY_EDGES))
+        },
         "samples": [
             {"title": titles[row["item_id"]], "hard_title": titles[row["hard_item_id"]], **row} for row in samples
         ],
