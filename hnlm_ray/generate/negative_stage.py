@@ -1,0 +1,117 @@
+"""Stage `negative`: a text negative for every chosen pair, grounded in the catalogue (METHOD.md, section 2)."""
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from hnlm_ray.generate.build_inputs import build_pair_inputs, is_large, load_item_texts
+from hnlm_ray.generate.engines import EngineGroup
+from hnlm_ray.generate.grounding import Positives, ground
+from hnlm_ray.generate.profile_stage import generator_group, summary_of
+from hnlm_ray.generate.prompting import load_template
+from hnlm_ray.generate.unit_worker import TextTask
+from hnlm_ray.generate.units import check_failures, run_task
+from hnlm_ray.progress import Progress
+from hnlm_ray.store import Folder
+
+if TYPE_CHECKING:
+    from hnlm_ray.pipeline import StageContext
+
+_TEXTS_PER_CALL = 256
+
+
+def run(ctx: "StageContext") -> dict[str, Any]:
+    """Write `negatives/pairs`, `negatives/grounded`, and the catalogue's texts and vectors that they were grounded in."""
+    llm, negative = ctx.config.llm, ctx.config.negative
+    dataset, profiles, out = ctx.input("dataset"), ctx.input("profiles"), ctx.out("negatives")
+    large = is_large(dataset)
+    started = time.monotonic()
+    inputs = out.child("inputs")
+    build_pair_inputs(dataset, profiles, ctx.input("signal"), inputs, negative, llm, large)
+    group = generator_group(ctx)
+    group.prepare()
+    ready_s = time.monotonic() - started
+    task = TextTask(
+        template=load_template(negative.prompt, "hard_negative"),
+        id_columns=("user_id", "item_id"),
+        inputs=inputs,
+        outputs=out.child("pairs"),
+        max_words=negative.max_words,
+        max_prompt_tokens=negative.max_prompt_tokens,
+        max_new_tokens=negative.max_new_tokens,
+        temperature=llm.temperature,
+        seed=llm.seed,
+    )
+    pairs = run_task(task, group, llm, ctx.progress, "pairs")
+    check_failures(pairs, "hard negatives", negative.max_failed_fraction, "negative.max_failed_fraction")
+    generated_s = time.monotonic() - started
+    summary = summary_of({"pairs": pairs}, ready_s, generated_s)
+    return summary | {
+        "grounding": _ground_all(ctx, dataset, profiles, out),
+        "none_answers": pairs.failures.get("none", 0),
+    }
+
+
+def _ground_all(ctx: "StageContext", dataset: Folder, profiles: Folder, out: Folder) -> dict[str, Any]:
+    """Vectors of the catalogue and of the negatives by the untuned encoder, and the nearest items of each."""
+    from hnlm_ray.finetune.encoder import encoder_source
+
+    started = time.monotonic()
+    encoder = ctx.engines.encoder(encoder_source(ctx.config.encoder.model))
+    encoder.prepare()
+    ready_s = time.monotonic() - started
+    item_emb = _item_embeddings(encoder, dataset, profiles, out, ctx.progress)
+    positives = Positives.load(dataset)
+    shards = out.child("pairs").names(".parquet")
+    todo = sorted(set(shards) - set(out.child("grounded").names(".parquet")))
+    ctx.progress.start(len(shards), "units", "ground")
+    ctx.progress.update(len(shards) - len(todo))
+    for shard in todo:
+        answers = out.child("pairs").read_table(shard)
+        texts = answers.filter(pc.equal(answers["status"], "ok"))["text"].to_pylist()
+        grounded = ground(answers, _embed(encoder, texts), item_emb, positives, ctx.config.negative.num_grounded)
+        out.child("grounded").write_table(shard, grounded)
+        ctx.progress.update(1)
+    nearest = out.read_table("grounded", columns=["rank", "similarity"])
+    nearest = nearest.filter(pc.equal(nearest["rank"], 0))["similarity"]
+    return {
+        "encoder_ready_s": round(ready_s, 2),
+        "seconds": round(time.monotonic() - started, 2),
+        "grounded_pairs": len(nearest),
+        "mean_similarity_of_nearest": round(pc.mean(nearest).as_py() or 0.0, 4) if len(nearest) else 0.0,
+    }
+
+
+def _item_embeddings(
+    encoder: EngineGroup, dataset: Folder, profiles: Folder, out: Folder, progress: Progress
+) -> np.ndarray:
+    """item_text_emb [I, d]: title and P_i of every item; an item without a profile is told by its title alone."""
+    name = "item_text_emb.safetensors"
+    if out.exists(name):
+        return out.read_tensors(name)["item_text_emb"]
+    texts = load_item_texts(dataset, profiles)
+    profile = pc.fill_null(texts.profiles, "")
+    table = pa.table({"item_id": np.arange(len(profile), dtype=np.int32), "title": texts.titles, "text": profile})
+    out.child("item_texts").write_table("part-000000.parquet", table)
+    joined = pc.utf8_trim_whitespace(pc.binary_join_element_wise(texts.titles, profile, ". ")).to_pylist()
+    progress.start(len(joined), "items", "embed")
+    item_emb = _embed(encoder, joined, progress)
+    out.write_tensors(name, {"item_text_emb": item_emb})
+    return item_emb
+
+
+def _embed(encoder: EngineGroup, texts: Sequence[str], progress: Progress | None = None) -> np.ndarray:
+    """Unit vectors [len(texts), d], in calls that several engines can share."""
+    chunks = [texts[start : start + _TEXTS_PER_CALL] for start in range(0, len(texts), _TEXTS_PER_CALL)]
+    vectors = []
+    with ThreadPoolExecutor(2 * encoder.plan.replicas[1]) as pool:
+        for part in pool.map(encoder.embed, chunks):
+            vectors.append(part)
+            if progress:
+                progress.update(len(part))
+    return np.concatenate(vectors) if vectors else np.zeros((0, 1), np.float32)

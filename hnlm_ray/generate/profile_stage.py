@@ -1,0 +1,76 @@
+"""Stage `profile`: P_i for every item, then P_u for every user from training interactions and P_i (METHOD.md, 1)."""
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from hnlm_ray.generate.build_inputs import build_item_inputs, build_user_inputs, is_large
+from hnlm_ray.generate.engines import EngineGroup
+from hnlm_ray.generate.prompting import load_template
+from hnlm_ray.generate.unit_worker import TextTask
+from hnlm_ray.generate.units import TaskSummary, check_failures, run_task
+
+if TYPE_CHECKING:
+    from hnlm_ray.pipeline import StageContext
+
+
+def generator_group(ctx: "StageContext") -> EngineGroup:
+    """The engines of `llm.model`; `stand-in` is made from the data set first, where it does not stand yet."""
+    model = ctx.config.llm.model
+    if model == "stand-in":
+        from hnlm_ray.demo.standin import standin_dir
+
+        model = standin_dir(ctx.config, ctx.input("dataset"))
+    return ctx.engines.generator(model)
+
+
+def run(ctx: "StageContext") -> dict[str, Any]:
+    """Write `profiles/items` and `profiles/users`; a run that was cut goes on with the units that are missing."""
+    llm, profile = ctx.config.llm, ctx.config.profile
+    dataset, out = ctx.input("dataset"), ctx.out("profiles")
+    large = is_large(dataset)
+    started = time.monotonic()
+    group = generator_group(ctx)
+
+    def task(kind: str, prompt: str, part: str, id_column: str) -> TextTask:
+        return TextTask(
+            template=load_template(prompt, kind),
+            id_columns=(id_column,),
+            inputs=out.child("inputs", part),
+            outputs=out.child(part),
+            max_words=profile.max_words,
+            max_prompt_tokens=profile.max_prompt_tokens,
+            max_new_tokens=profile.max_new_tokens,
+            max_entry_words=profile.max_entry_words,
+            temperature=llm.temperature,
+            seed=llm.seed,
+        )
+
+    build_item_inputs(dataset, out.child("inputs", "items"), profile, llm, large)
+    group.prepare()
+    ready_s = time.monotonic() - started
+    items = task("item_profile", profile.item_prompt, "items", "item_id")
+    item_summary = run_task(items, group, llm, ctx.progress, "items")
+    check_failures(item_summary, "item profiles", profile.max_failed_fraction, "profile.max_failed_fraction")
+
+    build_user_inputs(dataset, out, out.child("inputs", "users"), profile, llm, large)
+    users = task("user_profile", profile.user_prompt, "users", "user_id")
+    user_summary = run_task(users, group, llm, ctx.progress, "users")
+    check_failures(user_summary, "user profiles", profile.max_failed_fraction, "profile.max_failed_fraction")
+    return summary_of({"items": item_summary, "users": user_summary}, ready_s, time.monotonic() - started)
+
+
+def summary_of(tasks: dict[str, TaskSummary], ready_s: float, total_s: float) -> dict[str, Any]:
+    """What the manifest and the report say of a stage's LLM tasks."""
+    rows = sum(task.rows for task in tasks.values())
+    failed = sum(task.failed for task in tasks.values())
+    asked = sum(task.asked_rows for task in tasks.values())
+    words = " + ".join(f"{task.rows} {name}" for name, task in tasks.items())
+    speed = f", {asked / max(total_s - ready_s, 1e-9):.1f} rows/s" if asked else ""
+    return {
+        "headline": f"{words}, {failed} failed{speed}",
+        "rows": rows,
+        "failed": failed,
+        "engine_ready_s": round(ready_s, 2),
+        "generation_s": round(total_s - ready_s, 2),
+        "tasks": {name: task.as_json() for name, task in tasks.items()},
+    }
