@@ -44,7 +44,7 @@ class LossConfig(Section):
     """The ranking loss; the L2 term on layer-0 embeddings is `reg` beside it."""
 
     kind: LossKind = "bpr"
-    """`bpr`; `margin`; `softmax` over shared sampled negatives; `infonce` over the batch's own positives; `directau`."""
+    """`bpr`; `margin`; `softmax` over shared sampled negatives; `infonce` over the batch; `directau`."""
     margin: float = Field(0.3, gt=0)
     """m of the margin loss."""
     temperature: float = Field(0.15, gt=0)

@@ -1,0 +1,54 @@
+"""Numba kernels in two versions: serial, and over threads.
+
+One thread must not enter OpenMP at all: its idle threads spin, and on a machine whose cores are busy that slows
+everything around the kernel many times over.
+"""
+
+import ctypes
+import sys
+import types
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numba
+import torch
+
+Kernel = TypeVar("Kernel", bound=Callable[..., Any])
+
+
+def kernel(**options: Any) -> Callable[[Kernel], Kernel]:
+    """Compile a function whose outer loop is `numba.prange`: serial when numba has one thread, parallel otherwise."""
+
+    def compile_both(function: Kernel) -> Kernel:
+        serial = numba.njit(cache=True, boundscheck=False, **options)(function)
+        twin = types.FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__)
+        twin.__module__ = function.__module__
+        twin.__qualname__ = f"{function.__qualname__}_parallel"  # numba's cache tells versions apart by name only
+        parallel = numba.njit(cache=True, boundscheck=False, parallel=True, **options)(twin)
+
+        def call(*args: Any) -> Any:
+            return (serial if numba.get_num_threads() == 1 else parallel)(*args)
+
+        call.__doc__, call.__name__ = function.__doc__, function.__name__
+        return call  # type: ignore[return-value]
+
+    return compile_both
+
+
+def use_torch_threads() -> None:
+    """Give the kernels as many threads as torch has."""
+    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep large blocks instead of returning them to the system at every free.
+
+    A step allocates the same large tensors as the one before; fetching them anew costs a page fault per 4 KiB,
+    which was up to a third of a step's time. glibc only; elsewhere nothing happens.
+    """
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "mallopt"):
+            m_trim_threshold, m_mmap_threshold = -1, -3
+            libc.mallopt(m_mmap_threshold, 1 << 30)
+            libc.mallopt(m_trim_threshold, (1 << 31) - 1)

@@ -1,0 +1,148 @@
+"""From config and data to a trained recommender: puts backbone, sampler, pool, alignment and trainer together."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from hnlm_ray.errors import UserError
+from hnlm_ray.recommend.alignment import build_alignment
+from hnlm_ray.recommend.checkpoint import Checkpoint
+from hnlm_ray.recommend.config import FitConfig, HnlmConfig, TrainConfig
+from hnlm_ray.recommend.engine import BareEngine, Engine
+from hnlm_ray.recommend.interactions import Interactions
+from hnlm_ray.recommend.models import ModelArgs, build_model
+from hnlm_ray.recommend.objective import AlignedMix, Objective
+from hnlm_ray.recommend.pair_vectors import PairVectors
+from hnlm_ray.recommend.pool import Pool, PoolProposal, in_window, popularity_matched_pool, random_pool
+from hnlm_ray.recommend.samplers import Sampler, build_sampler
+from hnlm_ray.recommend.samplers.rules import Hardest
+from hnlm_ray.recommend.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class LlmNegatives:
+    """What the LLM stages made, as the trainer takes it."""
+
+    vectors: PairVectors | None = None
+    """For `aligned`"""
+    pool: Pool | None = None
+    """For `grounded` and `hybrid`, before windows and controls"""
+    user_emb: np.ndarray | None = None
+    """float32 [U, D'] of the warm-up signal: whose scores make the windows"""
+    item_emb: np.ndarray | None = None
+    """float32 [I, D']"""
+
+
+def build_trainer(
+    interactions: Interactions,
+    config: FitConfig,
+    seed: int,
+    llm: LlmNegatives | None = None,
+    engine: Callable[[Objective], Engine] | None = None,
+    device: torch.device | str = "cpu",
+    world_size: int = 1,
+    checkpoint: Checkpoint | None = None,
+    on_epoch: Callable[[int, dict[str, float]], None] | None = None,
+) -> Trainer:
+    """A trainer ready to `fit`. `engine` wraps the objective (default: bare torch); `llm` serves `config.hnlm`.
+
+    Raises:
+        UserError: the config asks for a combination that does not exist.
+    """
+    hnlm = config.hnlm if isinstance(config, TrainConfig) and config.hnlm.variant != "none" else None
+    user_items = interactions.train
+    backbone = build_model(
+        config.model, ModelArgs(user_items, config.dim, config.num_layers, seed, config.ssl.model_dump())
+    )
+    mixes_layers = config.sampler.kind == "mixgcf"
+    if mixes_layers and not backbone.has_layers:
+        raise UserError(f"sampler.kind='mixgcf' mixes graph layers, which model={config.model!r} has not: use lightgcn")
+    sampler, refresh = build_sampler(config.sampler, user_items, seed), None
+    aligned, alignment = None, None
+    if hnlm is not None:
+        assert llm is not None
+        if hnlm.variant == "aligned":
+            assert llm.vectors is not None
+            aligned = AlignedMix(llm.vectors, hnlm)
+            alignment = build_alignment(hnlm, llm.vectors.dim, config.dim, seed)
+        else:
+            sampler, refresh = _with_pool(sampler, hnlm, llm, interactions, seed)
+    objective = Objective(
+        backbone,
+        sampler,
+        config.loss,
+        config.reg,
+        user_items,
+        seed,
+        aligned,
+        alignment,
+        mixes_layers,
+        world_size,
+    )
+    objective.to(device)
+    wrapped = engine(objective) if engine else BareEngine(objective, config.lr)
+    trainer = Trainer(objective, wrapped, interactions, config, seed, checkpoint)
+    trainer.refresh, trainer.refresh_every = refresh, hnlm.refresh_every if hnlm else 0
+    trainer.on_epoch = on_epoch or trainer.on_epoch
+    return trainer
+
+
+def _with_pool(
+    base: Sampler, hnlm: HnlmConfig, llm: LlmNegatives, interactions: Interactions, seed: int
+) -> tuple[Sampler, Callable[[np.ndarray, np.ndarray], None]]:
+    """The sampler over base candidates and the pool, and what re-scores its windows.
+
+    `grounded` keeps the base sampler's rule; `hybrid` always takes the hardest (DNS over semantic candidates).
+    """
+    assert llm.pool is not None
+    assert llm.user_emb is not None
+    assert llm.item_emb is not None
+    raw = random_pool(interactions, llm.pool, seed) if hnlm.control == "window-only" else llm.pool
+
+    def windowed(user_emb: np.ndarray, item_emb: np.ndarray) -> Pool:
+        pool = in_window(raw, interactions, user_emb, item_emb, hnlm.window)
+        return popularity_matched_pool(interactions, pool, seed) if hnlm.control == "popularity-matched" else pool
+
+    proposal = PoolProposal(base.proposal, windowed(llm.user_emb, llm.item_emb), hnlm.pool_share, seed)
+
+    def refresh(user_emb: np.ndarray, item_emb: np.ndarray) -> None:
+        proposal.pool = windowed(user_emb, item_emb)
+
+    sampler = replace(base, proposal=proposal)
+    if hnlm.variant == "hybrid" and base.rule is None:
+        raise_if_single(base, hnlm)
+        sampler = replace(sampler, rule=Hardest())
+    return sampler, refresh
+
+
+def raise_if_single(base: Sampler, hnlm: HnlmConfig) -> None:
+    """`hybrid` compares candidates: a base sampler that draws one has nothing to compare."""
+    if base.num_candidates < 2:
+        raise UserError(
+            f"hnlm.variant={hnlm.variant!r} takes the hardest of several candidates, and the base sampler draws one: "
+            "set sampler.kind to dns, dns_mn or ahns"
+        )
+
+
+def summary_of(trainer: Trainer) -> dict[str, Any]:
+    """Counts and metrics of a finished training, for the manifest and the report."""
+    state, proposal = trainer.state, trainer.objective.sampler.proposal
+    aligned = trainer.objective.aligned
+    seconds = sum(entry["seconds"] for entry in state.history)
+    missing = aligned.vectors.num_missing if aligned else 0
+    missing = proposal.pool.num_empty if isinstance(proposal, PoolProposal) else missing
+    return {
+        "train_pairs": trainer.interactions.num_pairs,
+        "pairs_without_any_negative": trainer.interactions.num_pairs - len(trainer.pair_ids),
+        "pairs_on_base_sampler": missing,
+        "epochs": state.epoch,
+        "best_epoch": state.best_epoch or state.epoch,
+        "best_valid": max(0.0, state.best_metric),
+        "monitor": trainer.config.monitor,
+        "final_loss": state.history[-1]["loss"] if state.history else None,
+        "seconds_per_epoch": seconds / max(1, len(state.history)),
+        "sampling_share": sum(entry["sampling_s"] for entry in state.history) / max(seconds, 1e-9),
+    }

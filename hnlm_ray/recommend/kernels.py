@@ -1,0 +1,102 @@
+"""Compiled products of the adjacency with an embedding matrix (numba, CPU).
+
+Rows are computed independently and in a fixed order, so the result does not depend on the number of threads. Each
+kernel takes four neighbours at a time: the row that is summed stays in cache, and four loads are under way together.
+
+Legend: N nodes, E non-zeros, R wanted rows, T touched rows, D dimension.
+"""
+
+import numpy as np
+from numba import njit, prange
+
+from hnlm_ray.recommend.compiled import kernel
+
+_FASTMATH = {"contract"}  # fused multiply-add; sums keep their order
+_JIT = {"cache": True, "fastmath": _FASTMATH, "boundscheck": False}
+
+
+@njit(**_JIT, inline="always")
+def _gather_row(start, end, indices, weights, x_ND, out_D):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    dim = x_ND.shape[1]
+    edge = start
+    while edge + 4 <= end:
+        w0, w1, w2, w3 = weights[edge], weights[edge + 1], weights[edge + 2], weights[edge + 3]
+        x0, x1 = x_ND[indices[edge]], x_ND[indices[edge + 1]]
+        x2, x3 = x_ND[indices[edge + 2]], x_ND[indices[edge + 3]]
+        for k in range(dim):
+            out_D[k] += w0 * x0[k] + w1 * x1[k] + w2 * x2[k] + w3 * x3[k]
+        edge += 4
+    while edge < end:
+        weight, x = weights[edge], x_ND[indices[edge]]
+        for k in range(dim):
+            out_D[k] += weight * x[k]
+        edge += 1
+
+
+@kernel(fastmath=_FASTMATH)
+def product(indptr: np.ndarray, indices: np.ndarray, weights: np.ndarray, x_ND: np.ndarray, out_ND: np.ndarray) -> None:
+    """out = A x."""
+    for row in prange(len(indptr) - 1):
+        out_D = out_ND[row]
+        out_D[:] = 0
+        _gather_row(indptr[row], indptr[row + 1], indices, weights, x_ND, out_D)
+
+
+@kernel(fastmath=_FASTMATH)
+def product_at(
+    indptr: np.ndarray,
+    indices: np.ndarray,
+    weights: np.ndarray,
+    x_ND: np.ndarray,
+    rows: np.ndarray,
+    out_RD: np.ndarray,
+) -> None:
+    """out = (A x)[rows]: the last layer is needed only where the batch reads it."""
+    for r in prange(len(rows)):
+        out_D = out_RD[r]
+        out_D[:] = 0
+        _gather_row(indptr[rows[r]], indptr[rows[r] + 1], indices, weights, x_ND, out_D)
+
+
+@kernel(fastmath=_FASTMATH)
+def product_of(
+    indptr: np.ndarray,
+    indices: np.ndarray,
+    weights: np.ndarray,
+    g_TD: np.ndarray,
+    position: np.ndarray,
+    out_ND: np.ndarray,
+) -> None:
+    """out = A g for a g that is zero but in T rows; `position[row]` is its place in g_TD, or -1."""
+    dim = g_TD.shape[1]
+    for row in prange(len(indptr) - 1):
+        out_D = out_ND[row]
+        out_D[:] = 0
+        for edge in range(indptr[row], indptr[row + 1]):
+            place = position[indices[edge]]
+            if place >= 0:
+                weight, g = weights[edge], g_TD[place]
+                for k in range(dim):
+                    out_D[k] += weight * g[k]
+
+
+@njit(**_JIT)
+def add_rows(source_RD: np.ndarray, places: np.ndarray, out_TD: np.ndarray) -> None:
+    """out[places[r]] += source[r], in the order of r: deterministic, unlike an atomic scatter."""
+    dim = source_RD.shape[1]
+    for r in range(len(places)):
+        source, out = source_RD[r], out_TD[places[r]]
+        for k in range(dim):
+            out[k] += source[k]
+
+
+@njit(**_JIT)
+def number_rows(rows: np.ndarray, position: np.ndarray, places: np.ndarray) -> int:
+    """Give each distinct row a place 0..T-1 (`position`, -1 before), write each row's place; returns T."""
+    count = 0
+    for r in range(len(rows)):
+        if position[rows[r]] < 0:
+            position[rows[r]] = count
+            count += 1
+        places[r] = position[rows[r]]
+    return count

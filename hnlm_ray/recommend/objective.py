@@ -1,0 +1,153 @@
+"""One training step as a module: read embeddings, sample negatives, mix in LLM vectors, sum the losses.
+
+It runs bare or inside a DeepSpeed engine, with every backbone, sampler, loss and alignment.
+Legend: B pairs of the batch on this rank, N candidates per pair, M shared negatives, D dimension.
+"""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from hnlm_ray.recommend import losses
+from hnlm_ray.recommend.config import HnlmConfig, LossConfig
+from hnlm_ray.recommend.interactions import UserItems
+from hnlm_ray.recommend.models.base import Backbone, Rows
+from hnlm_ray.recommend.pair_vectors import PairVectors
+from hnlm_ray.recommend.samplers import Sampler, mixgcf
+from hnlm_ray.recommend.samplers.base import Batch
+from hnlm_ray.recommend.samplers.shared import SharedNegatives
+
+
+@dataclass(frozen=True)
+class AlignedMix:
+    """What `aligned` needs: vectors per pair and the settings of METHOD.md section 5."""
+
+    vectors: PairVectors
+    config: HnlmConfig
+
+
+class Objective(nn.Module):
+    """The loss of a batch. Summed over ranks it is sum over pairs / pairs of all ranks, so that 1 x B and 2 x B/2
+    agree: each rank returns its share times `world_size`, and data parallelism averages.
+
+    With `infonce`, `directau` and self-supervision a rank compares within its own part of the batch.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        sampler: Sampler,
+        loss: LossConfig,
+        reg: float,
+        user_items: UserItems,
+        seed: int,
+        aligned: AlignedMix | None = None,
+        alignment: nn.Module | None = None,
+        mixes_layers: bool = False,
+        world_size: int = 1,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.alignment = backbone, alignment
+        self.sampler, self.loss, self.reg, self.seed = sampler, loss, reg, seed
+        self.aligned, self.mixes_layers, self.world_size = aligned, mixes_layers, world_size
+        self.shared = SharedNegatives(user_items, loss.num_shared_negatives, seed) if loss.kind == "softmax" else None
+        self.sampling_s = 0.0
+        """Seconds spent on sampling since it was last reset."""
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """The loss of one rank's batch, a scalar with gradient."""
+        self.backbone.begin_step(batch.epoch, batch.step)
+        negative_ids, known = self._sample(batch)
+        shared_ids = self.shared.draw(batch) if self.shared else np.empty(0, np.int32)
+        read = self._read(batch, negative_ids, shared_ids, known)
+        size = len(batch.user_ids)
+        user, positive = read.final[:size], read.final[size : 2 * size]
+        negative_base = read.base[2 * size : 2 * size + negative_ids.size]
+        if self.mixes_layers:
+            negative, negative_base = self._mix_layers(batch, read, negative_ids.shape[1])
+        else:
+            negative = read.final[2 * size : 2 * size + negative_ids.size]
+        extra = torch.zeros((), device=user.device)
+        if self.aligned is not None:
+            negative, extra = self._align(batch, user, positive, negative)
+        per_pair = self._rank(batch, user, positive, negative, read.final[2 * size + negative_ids.size :], shared_ids)
+        penalty = losses.layer0_penalty(read.base[:size], read.base[size : 2 * size], negative_base)
+        total = (per_pair + extra + self.reg * penalty).sum()
+        auxiliary = self.backbone.auxiliary(*self._ids(batch.user_ids, batch.item_ids))
+        if auxiliary is not None:
+            total = total + auxiliary * size
+        return total * (self.world_size / batch.global_size)
+
+    def _sample(self, batch: Batch) -> tuple[np.ndarray, torch.Tensor | None]:
+        emb = self.backbone.all() if self.sampler.needs_embeddings else None
+        start = time.perf_counter()
+        negative_ids = self.sampler.sample(batch, emb)
+        self.sampling_s += time.perf_counter() - start
+        return negative_ids, emb
+
+    def _read(self, batch: Batch, negative_ids: np.ndarray, shared_ids: np.ndarray, known: torch.Tensor | None) -> Rows:
+        items = np.concatenate([batch.item_ids, negative_ids.ravel(), shared_ids]).astype(np.int64)
+        rows = np.concatenate([batch.user_ids.astype(np.int64), items + self.backbone.num_users])
+        return self.backbone.rows(torch.from_numpy(rows).to(self.backbone.emb.device), self.mixes_layers, known)
+
+    def _mix_layers(self, batch: Batch, read: Rows, num_candidates: int) -> tuple[torch.Tensor, torch.Tensor]:
+        assert read.layers is not None
+        size, num_layers = len(batch.user_ids), len(read.layers) - 1
+        candidates = read.layers[:, 2 * size :].unflatten(1, (size, num_candidates))
+        beta = mixgcf.mixing_weights(self.seed, batch, num_layers)
+        mixed = mixgcf.mix(read.final[:size], read.layers[:, size : 2 * size], candidates, beta)
+        return mixed.mean(0), mixed[0]
+
+    def _align(
+        self, batch: Batch, user: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(e~ = alpha h + (1 - alpha) e_j, lambda L_CL per pair); pairs without z keep e_j and have no L_CL."""
+        assert self.aligned is not None
+        assert self.alignment is not None
+        config = self.aligned.config
+        z, present = self.aligned.vectors.read(batch.pair_ids, config.num_hard_negatives)
+        z, present = z.to(user.device, user.dtype), present.to(user.device)
+        h = self.alignment(z, present)
+        own = present[:, 0].to(user.dtype)
+        alpha = config.alpha * own[:, None]
+        mixed = alpha * h + (1 - alpha) * negative
+        return mixed, config.lambda_cl * own * losses.contrast(user, positive, h, config.tau)
+
+    def _rank(
+        self,
+        batch: Batch,
+        user: torch.Tensor,
+        positive: torch.Tensor,
+        negative: torch.Tensor,
+        shared: torch.Tensor,
+        shared_ids: np.ndarray,
+    ) -> torch.Tensor:
+        loss = self.loss
+        match loss.kind:
+            case "bpr":
+                return losses.bpr(user, positive, negative)
+            case "margin":
+                return losses.margin(user, positive, negative, loss.margin)
+            case "softmax":
+                assert self.shared is not None
+                seen = torch.from_numpy(self.shared.is_positive(batch.user_ids, shared_ids)).to(user.device)
+                return losses.softmax(user, positive, shared, loss.temperature, negative, seen)
+            case "infonce":
+                seen = torch.from_numpy(self._in_batch_positives(batch)).to(user.device)
+                return losses.softmax(user, positive, positive, loss.temperature, negative, seen)
+            case "directau":
+                return losses.direct_au(user, positive, loss.uniformity)
+
+    def _in_batch_positives(self, batch: Batch) -> np.ndarray:
+        """Columns of the batch that are the row's own positive item, bool [B, B]."""
+        return batch.item_ids[:, None] == batch.item_ids[None, :]
+
+    def _ids(self, user_ids: np.ndarray, item_ids: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        device = self.backbone.emb.device
+        return (
+            torch.from_numpy(user_ids.astype(np.int64)).to(device),
+            torch.from_numpy(item_ids.astype(np.int64)).to(device),
+        )
