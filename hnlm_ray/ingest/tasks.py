@@ -25,28 +25,26 @@ def run_tasks(
             yield number, function(number)
         return
     import ray
-    from ray.exceptions import RayTaskError
 
     plan = ray.data.from_items([{"number": number} for number in numbers], override_num_blocks=max(len(numbers), 1))
-    plan = plan.map(_OneTask(function), num_cpus=1)
-    try:
-        for row in plan.iter_rows():
-            yield row["number"], json.loads(row["result"])
-    except RayTaskError as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, UserError):
-            cause = getattr(cause, "cause", None) or cause.__cause__
-        if cause is None:
-            raise
-        raise UserError(str(cause).strip().splitlines()[-1]) from None
+    for row in plan.map(_OneTask(function), num_cpus=1).iter_rows():
+        if row["user_error"]:
+            raise UserError(row["user_error"])
+        yield row["number"], json.loads(row["result"])
 
 
 class _OneTask:
-    """A row {"number"} to a row {"number", "result": JSON}."""
+    """A row {"number"} to a row {"number", "result": JSON, "user_error"}.
+
+    The user's mistakes travel as text: as exceptions they would arrive wrapped in Ray's own, and be retried.
+    """
 
     def __init__(self, function: Callable[[int], Result]) -> None:
         self._function = function
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         number = int(row["number"])
-        return {"number": number, "result": json.dumps(self._function(number))}
+        try:
+            return {"number": number, "result": json.dumps(self._function(number)), "user_error": ""}
+        except UserError as error:
+            return {"number": number, "result": "", "user_error": str(error)}

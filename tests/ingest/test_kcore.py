@@ -92,13 +92,14 @@ def test_ray_data_and_single_node_give_the_same_core(tmp_path: Path, pairs: Pair
 
 def test_the_whole_ingest_is_the_same_on_ray(ray_session: RuntimeConfig, ingest: Ingest, write: Write) -> None:
     rng = np.random.default_rng(0)
+    users, items = (60 * rng.random(1500) ** 2).astype(int), (40 * rng.random(1500) ** 2).astype(int)
+    ratings, times = rng.integers(0, 6, 1500), rng.integers(0, 99, 1500)
     rows = [
-        (f"u{u}", f"i{i}", float(r), int(t), "fine")
-        for u, i, r, t in rng.integers([0, 0, 1, 0], [60, 40, 6, 99], (1500, 4))
+        (f"u{u}", f"i{i}", float(r), int(t), "fine") for u, i, r, t in zip(users, items, ratings, times, strict=True)
     ]
-    items = interactions([(f"i{i}", f"Title &amp; {i}") for i in range(40)], "item_id title")
-    raw = write(interactions=interactions(rows), items=items)
-    filters = {"min_rating": 2, "k_core": 16}
+    titles = interactions([(f"i{i}", f"Title &amp; {i}") for i in range(40)], "item_id title")
+    raw = write(interactions=interactions(rows), items=titles)
+    filters = {"min_rating": 2, "k_core": 10}
     ours = ingest(raw, num_buckets=3, engine="ray", filters=filters)
     local = ingest(raw, num_buckets=3, engine="single_node", filters=filters)
     assert ours.stats["on_ray"]
