@@ -69,8 +69,10 @@ Curve = Sequence[Sequence[float]]
 
 
 @mpl.rc_context(_STYLE)
-def lines(curves: Mapping[str, Curve], xlabel: str, ylabel: str, mark_best: bool = False) -> str:
-    """Curves of [x, y] points; with `mark_best`, the highest point of each is dotted and named."""
+def lines(
+    curves: Mapping[str, Curve], xlabel: str, ylabel: str, *, mark_best: bool = False, from_zero: bool = False
+) -> str:
+    """Curves of [x, y] points; `mark_best` dots and names the highest of each, `from_zero` shows the whole y axis."""
     figure, axes = _figure()
     for colour, (name, points) in zip(_cycle(len(curves)), curves.items(), strict=True):
         x, y = [point[0] for point in points], [point[1] for point in points]
@@ -83,6 +85,8 @@ def lines(curves: Mapping[str, Curve], xlabel: str, ylabel: str, mark_best: bool
             )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
     axes.margins(y=0.15)
+    if from_zero:
+        axes.set_ylim(bottom=0)
     return _finish(figure, axes, xlabel, ylabel, legend=len(curves) > 1)
 
 

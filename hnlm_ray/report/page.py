@@ -8,6 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from hnlm_ray.report import charts
+from hnlm_ray.report.facts.texts import token_rates
 
 _TEMPLATE = "report.html"
 _VALIDATION_METRICS = ("recall", "ndcg")
@@ -93,7 +94,13 @@ def _llm_plots(llm: Mapping[str, Any], _report: Mapping[str, Any]) -> dict[str, 
         )
         for kind, label in axes.items()
         if tasks
-    }
+    } | _speed_plot(tasks)
+
+
+def _speed_plot(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    rates = {name: token_rates(task["tokens_over_time"]) for name, task in tasks.items()}
+    shown = {name: points for name, points in rates.items() if points}
+    return {"token_rates": charts.lines(shown, "seconds of the task", "tokens/s", from_zero=True)} if shown else {}
 
 
 def _grounding_plots(grounding: Mapping[str, Any], _report: Mapping[str, Any]) -> dict[str, str]:

@@ -135,7 +135,7 @@ def _answers(num_rows: int, rng: np.random.Generator, texts: list[str]) -> dict[
         "error": ["truncated: the answer did not end within its token budget" if bad else "" for bad in failed],
         "prompt_tokens": rng.integers(80, 420, num_rows).astype(np.int32),
         "completion_tokens": rng.integers(30, 110, num_rows).astype(np.int32),
-        "attempt": (1 + failed).astype(np.int32),
+        "attempt": (1 + failed).astype(np.int16),
         "seed": np.arange(num_rows),
     }
 
@@ -153,7 +153,28 @@ def _profile(profiles: Folder, rng: np.random.Generator) -> dict[str, Any]:
         )
         for start in range(0, num_rows, 128):
             profiles.write_table(f"{kind}s/part-{start:05d}.parquet", profile.slice(start, 128))
-    return {"tokens_per_s": 1800.0, "num_failed": 13}
+    tasks = {name: _task_summary(profiles.read_table(name)) for name in ("items", "users")}
+    return {"headline": "500 profiles", "engine_ready_s": 18.5, "generation_s": 20.0, "tasks": tasks}
+
+
+def _task_summary(table: pa.Table) -> dict[str, Any]:
+    """What the LLM stages say of a task."""
+    tokens = [table[f"{kind}_tokens"].to_numpy() for kind in ("prompt", "completion")]
+    failed = table["status"].to_pylist().count("failed")
+    return {
+        "rows": table.num_rows,
+        "failed": failed,
+        "failures": {"truncated": failed},
+        "prompt_tokens": int(tokens[0].sum()),
+        "completion_tokens": int(tokens[1].sum()),
+        "cut_prompts": 2,
+        "asked_rows": table.num_rows,
+        "prefix_hit_rate": 0.41,
+        "seconds_per_row": {"read": 1e-5, "render": 2e-4, "engine": 0.03, "parse": 1e-4, "write": 5e-5},
+        "tokens_over_time": [
+            (1e9 + 2.0 * step, int((tokens[0] + tokens[1]).sum() * step / 10)) for step in range(1, 11)
+        ],
+    }
 
 
 def _signal(signal: Folder, rng: np.random.Generator) -> dict[str, Any]:
@@ -190,7 +211,8 @@ def _negative(negatives: Folder, rng: np.random.Generator) -> dict[str, Any]:
         "similarity": (0.75 - 0.015 * rank + 0.06 * rng.standard_normal(len(rank))).astype(np.float32),
     }
     negatives.write_table("grounded/part-00000.parquet", pa.table(grounded))
-    return {"num_none": 4, "num_failed": 23}
+    tasks = {"pairs": _task_summary(pairs)}
+    return {"headline": "900 pairs", "engine_ready_s": 0.1, "generation_s": 30.0, "tasks": tasks}
 
 
 def _finetune(finetune: Folder, rng: np.random.Generator) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from hnlm_ray.pipeline import Run, StageContext
 from hnlm_ray.progress import Progress
 from hnlm_ray.report import charts, page, stage
 from hnlm_ray.report.facts.cost import config_facts
+from hnlm_ray.report.facts.texts import token_rates
 from hnlm_ray.report.facts.training import curves
 from hnlm_ray.report.source import Source, count_histogram, degree_histogram, histogram, spread_rows
 from hnlm_ray.report.stage import build_report, collect, plain
@@ -111,12 +112,20 @@ def test_json_holds_what_the_run_is_measured_by(report: dict[str, Any]) -> None:
 
 def test_llm_statistics_by_hand(report: dict[str, Any]) -> None:
     task = report["llm"]["tasks"]["item_profiles"]
-    assert (task["num_rows"], task["num_ok"], task["num_failed"], task["num_retried"]) == (200, 195, 5, 5)
-    assert task["failure_reasons"] == {"truncated": 5}
+    assert (task["rows"], task["num_asked"], task["failed"], task["num_retried"]) == (200, 200, 5, 5)
+    assert task["failures"] == {"truncated": 5}
     both = [report["llm"]["tasks"][name] for name in ("item_profiles", "user_profiles")]
     tokens = sum(of["prompt_tokens"] + of["completion_tokens"] for of in both)
-    assert task["stage_tokens_per_s"] == pytest.approx(tokens / 41.5)
+    assert report["llm"]["stages"]["profile"]["tokens_per_s"] == pytest.approx(tokens / 20.0)
     assert sum(task["word_histogram"]["counts"]) == 195
+
+
+def test_token_rates_by_hand() -> None:
+    # 100 tokens/s for 10 s, then 300 tokens/s for 10 s
+    points = [(1000.0, 50), (1010.0, 1050), (1020.0, 4050)]
+    assert token_rates(points) == [(5.0, 100.0), (15.0, 300.0)]
+    assert token_rates(points[:2]) == []
+    assert token_rates([(5.0, 1)] * 4) == []
 
 
 def test_degree_histograms_by_hand(report: dict[str, Any], finished_run: RunDir) -> None:

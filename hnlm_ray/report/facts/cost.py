@@ -58,7 +58,7 @@ def notes(config: Mapping[str, Any], parts: Mapping[str, Any]) -> list[str]:
         found.append("The catalogue is synthetic: its metrics say that every part works, nothing about real users.")
     if "evaluation" in parts:
         found.append("One run, one seed: a few per cent between two such runs mean nothing by themselves.")
-    failed = sum(task["num_failed"] for task in llm["tasks"].values()) if llm else 0
+    failed = sum(task["failed"] for task in llm["tasks"].values()) if llm else 0
     if failed:
         found.append(f"{failed:,} rows have no usable answer of the generator; they are kept with their reason.")
     quarantined = sum(data["quarantined"].values()) if data else 0

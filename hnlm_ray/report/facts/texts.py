@@ -1,6 +1,6 @@
 """Facts about what the generator wrote: rows, failures, tokens, samples in words, grounding."""
 
-from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,56 +9,55 @@ import pyarrow.compute as pc
 from hnlm_ray.report.source import Source, column, count_histogram, histogram, rows_of, spread_rows
 from hnlm_ray.store import Folder
 
-_NUM_REASONS = 10
+_TASKS = {
+    "item_profiles": ("profile", "profiles", "items"),
+    "user_profiles": ("profile", "profiles", "users"),
+    "negatives": ("negative", "negatives", "pairs"),
+}
+"""Name in the report -> (stage, artifact, table)."""
 _SIMILARITY_EDGES = np.linspace(-1, 1, 81)
 
 
 def llm_facts(source: Source) -> dict[str, Any]:
-    """Per task: rows, failures with their reasons, retries, tokens, tokens per second of the stage, lengths."""
-    tasks = {}
-    if source.has("profiles"):
-        folder, entry = source.folders["profiles"], source.entries["profile"]
-        tasks["item_profiles"] = _task(folder, "items")
-        tasks["user_profiles"] = _task(folder, "users")
-        _add_speed(tasks, ("item_profiles", "user_profiles"), entry.seconds)
-    if source.has("negatives"):
-        tasks["negatives"] = _task(source.folders["negatives"], "pairs")
-        _add_speed(tasks, ("negatives",), source.entries["negative"].seconds)
-    return {"model": source.config["llm"]["model"], "engine": source.config["llm"]["engine"], "tasks": tasks}
+    """Per task what its stage counted, with retries, lengths and the speed over time; per stage its own speed."""
+    tasks: dict[str, dict[str, Any]] = {}
+    stages: dict[str, dict[str, Any]] = {}
+    for name, (stage, artifact, table) in _TASKS.items():
+        if source.has(artifact):
+            summary = source.entries[stage].summary
+            tasks[name] = {"stage": stage, **summary["tasks"][table], **_task(source.folders[artifact], table)}
+            stages[stage] = {key: summary[key] for key in ("engine_ready_s", "generation_s")}
+    for stage, facts in stages.items():
+        made = [task["tokens_over_time"] for task in tasks.values() if task["stage"] == stage]
+        tokens = sum(points[-1][1] for points in made if points)
+        facts["tokens_per_s"] = tokens / facts["generation_s"] if tokens and facts["generation_s"] else None
+    llm = source.config["llm"]
+    return {"model": llm["model"], "engine": llm["engine"], "stages": stages, "tasks": tasks}
 
 
 def _task(folder: Folder, name: str) -> dict[str, Any]:
-    columns = ["status", "error", "text", "prompt_tokens", "completion_tokens", "attempt"]
-    table = folder.read_table(name, columns=columns)
-    failed = table.filter(pc.not_equal(table["status"], "ok"))
-    reasons = Counter((reason or "unknown").partition(":")[0] for reason in failed["error"].to_pylist())
+    table = folder.read_table(name, columns=["status", "text", "prompt_tokens", "completion_tokens", "attempt"])
+    asked = table.filter(pc.greater(table["attempt"], 0))
     answered = table.filter(pc.equal(table["status"], "ok"))
-    words = pc.list_value_length(pc.utf8_split_whitespace(answered["text"].cast("string")))
-    asked = table.filter(pc.greater(table["prompt_tokens"], 0))
+    words = pc.list_value_length(pc.utf8_split_whitespace(answered["text"]))
     return {
-        "num_rows": table.num_rows,
-        "num_ok": answered.num_rows,
-        "num_failed": failed.num_rows,
         "num_asked": asked.num_rows,
-        "num_retried": int(pc.sum(pc.greater(table["attempt"], 1)).as_py() or 0),
-        "failure_reasons": dict(reasons.most_common(_NUM_REASONS)),
-        "prompt_tokens": int(pc.sum(table["prompt_tokens"]).as_py() or 0),
-        "completion_tokens": int(pc.sum(table["completion_tokens"]).as_py() or 0),
-        "prompt_token_histogram": count_histogram(_known(asked["prompt_tokens"])),
-        "completion_token_histogram": count_histogram(_known(asked["completion_tokens"])),
-        "word_histogram": count_histogram(_known(words)),
+        "num_retried": pc.sum(pc.greater(table["attempt"], 1)).as_py() or 0,
+        "prompt_token_histogram": count_histogram(np.asarray(asked["prompt_tokens"])),
+        "completion_token_histogram": count_histogram(np.asarray(asked["completion_tokens"])),
+        "word_histogram": count_histogram(np.asarray(words)),
     }
 
 
-def _known(values: Any) -> np.ndarray:
-    return np.asarray(values.drop_null())
-
-
-def _add_speed(tasks: dict[str, dict[str, Any]], names: tuple[str, ...], seconds: float) -> None:
-    """Tokens per second of the whole stage, start-up and writing included: what the user waited for."""
-    tokens = sum(tasks[name]["prompt_tokens"] + tasks[name]["completion_tokens"] for name in names)
-    for name in names:
-        tasks[name]["stage_tokens_per_s"] = tokens / seconds if seconds > 0 else None
+def token_rates(points: Sequence[tuple[float, int]], num_bins: int = 24) -> list[tuple[float, float]]:
+    """(seconds since the first unit ended, tokens/s) from (time, tokens so far); empty for fewer than three points."""
+    if len(points) < 3 or points[-1][0] <= points[0][0]:
+        return []
+    times, tokens = np.array(points, dtype=np.float64).T
+    edges = np.linspace(times[0], times[-1], min(num_bins, len(points) - 1) + 1)
+    rates = np.diff(np.interp(edges, times, tokens)) / np.diff(edges)
+    middles = (edges[:-1] + edges[1:]) / 2 - times[0]
+    return [(float(middle), float(rate)) for middle, rate in zip(middles, rates, strict=True)]
 
 
 def sample_facts(source: Source) -> dict[str, Any]:
