@@ -5,6 +5,7 @@ The only place that reads or sets environment variables for Ray and the librarie
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from hnlm_ray.errors import UserError
 from hnlm_ray.settings import Section
 
 GB = 1e9
+
+_START_ATTEMPTS = 4
 
 _ENVIRONMENT = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # a busy small machine needs minutes; the default retries for ever
@@ -81,6 +84,9 @@ def set_environment() -> None:
     """Set the variables that Ray and its libraries read when imported; what the user has set stays."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    own_tools = str(Path(sys.executable).parent)  # ninja, also where the environment is not activated
+    if own_tools not in os.environ["PATH"].split(os.pathsep):
+        os.environ["PATH"] = os.pathsep.join([own_tools, os.environ["PATH"]])
 
 
 def has_gpu() -> bool:
@@ -137,14 +143,7 @@ def connected(config: RuntimeConfig) -> Iterator[None]:
         return
     try:
         if config.is_local():
-            ray.init(
-                address="local",
-                num_cpus=config.num_cpus,
-                num_gpus=config.num_gpus,
-                object_store_memory=int(config.object_store_gb * GB),
-                include_dashboard=False,
-                logging_level="warning",
-            )
+            _start_own(config)
         else:
             ray.init(address=config.address or None, logging_level="warning")
     except ConnectionError as error:
@@ -157,6 +156,27 @@ def connected(config: RuntimeConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _start_own(config: RuntimeConfig) -> None:
+    """Start a Ray on this machine. Ray gives its own processes 30 s to come up, too short for a busy laptop."""
+    import ray
+
+    for attempt in range(1, _START_ATTEMPTS + 1):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=config.num_cpus,
+                num_gpus=config.num_gpus,
+                object_store_memory=int(config.object_store_gb * GB),
+                include_dashboard=False,
+                logging_level="warning",
+            )
+            return
+        except Exception as error:
+            if "timed out during startup" not in str(error) or attempt == _START_ATTEMPTS:
+                raise
+            ray.shutdown()
 
 
 def _count_gpus() -> int:
