@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -141,6 +142,24 @@ def _triplet_plots(triplets: Mapping[str, Any], _report: Mapping[str, Any]) -> d
     }
 
 
+def _tune_plots(tune: Mapping[str, Any], _report: Mapping[str, Any]) -> dict[str, str]:
+    def histograms(find: Callable[[Mapping[str, Any]], list[int]], low: float) -> dict[str, Any]:
+        counts = {name: find(tune[name]) for name in ("base", "tuned")}
+        return {
+            f"{name} encoder": {"edges": np.linspace(low, 1, len(of) + 1).tolist(), "counts": of}
+            for name, of in counts.items()
+        }
+
+    retrieved = histograms(lambda of: of["retrieved_percentile_histogram"], 0)
+    target = histograms(lambda of: of["cosine_histogram"]["target"], -1)
+    return {
+        "retrieved": charts.histogram(
+            retrieved, "CF percentile for the user", "share of retrieved items", share=True, band=tune["window"]
+        ),
+        "target_cosine": charts.histogram(target, "cosine of z to its target p", "share of pairs", share=True),
+    }
+
+
 def _evaluation_plots(evaluation: Mapping[str, Any], _report: Mapping[str, Any]) -> dict[str, str]:
     test = evaluation["metrics"]["test"]
     k, ks = headline_k(test), cut_offs(test)
@@ -175,6 +194,7 @@ _PLOTTERS: dict[str, Callable[[Any, Mapping[str, Any]], dict[str, str]]] = {
     "grounding": _grounding_plots,
     "history": _history_plots,
     "triplets": _triplet_plots,
+    "tune": _tune_plots,
     "evaluation": _evaluation_plots,
     "timing": _cost_plots,
 }

@@ -22,6 +22,7 @@ _PARTS = {  # part of report.json -> (artifact that it needs, the function that 
     "triplets": ("finetune", training.triplet_facts),
     "encoder": ("finetune", training.encoder_facts),
     "embeddings": ("embeddings", training.embedding_facts),
+    "tune": ("embeddings", training.tune_facts),
     "evaluation": ("evaluation", evaluation.evaluation_facts),
 }
 

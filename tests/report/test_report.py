@@ -71,7 +71,7 @@ def test_every_section_is_there_and_linked(html: str) -> None:
     assert set(found.values("id")) >= _SECTIONS
     links = [link for link in found.values("href") if link.startswith("#")]
     assert {link[1:] for link in links} >= _SECTIONS
-    assert found.tags.count("svg") >= 18
+    assert found.tags.count("svg") >= 20
 
 
 def test_text_of_a_data_set_stays_text(html: str) -> None:

@@ -79,3 +79,9 @@ def embedding_facts(source: Source) -> dict[str, Any]:
     """Rows and width of the hard-negative embeddings, explained variance, parity of the two encoders."""
     folder = source.folders["embeddings"]
     return {"num_pairs": folder.num_rows("pairs"), **folder.read_json("meta.json")}
+
+
+def tune_facts(source: Source) -> dict[str, Any]:
+    """Base against tuned encoder on pairs held out of the tune, as the stage `embed` measured them."""
+    facts: dict[str, Any] = source.entries["embed"].summary["tune"]
+    return facts
