@@ -1,26 +1,21 @@
-"""The text encoder on the training side: loading, pooling, LoRA targets, and the spec that travels with the adapter.
+"""The text encoder on the training side: loading, pooling, LoRA targets. B texts, T tokens, d dimension."""
 
-`encoder.json` holds everything that inference needs to make the same vectors: base model, pooling, length, template.
-B texts, T tokens, d dimension.
-"""
-
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from hnlm_ray.errors import UserError
-from hnlm_ray.finetune.config import EncoderConfig
+from hnlm_ray.finetune.config import EncoderConfig, FinetuneConfig
 from hnlm_ray.finetune.minilm import minilm_dir
+from hnlm_ray.finetune.spec import EncoderSpec, Pooling
 from hnlm_ray.finetune.texts import TextTemplate
-
-Pooling = Literal["mean", "last", "cls"]
 
 _ATTENTION_PROJECTIONS = (  # q, k, v and o of the architectures in use, the longest family name first
     ("q_proj", "k_proj", "v_proj", "o_proj"),  # llama, qwen, mistral, gemma
@@ -33,29 +28,6 @@ _ATTENTION_PROJECTIONS = (  # q, k, v and o of the architectures in use, the lon
     ("Wqkv", "attn.Wo"),  # modernbert
     ("attn.c_attn", "attn.c_proj"),  # gpt-2
 )
-
-
-@dataclass(frozen=True)
-class EncoderSpec:
-    """What makes a vector out of a text; saved as `encoder.json` beside the weights."""
-
-    base_model: str
-    pooling: Pooling
-    template: TextTemplate
-
-    @property
-    def max_length(self) -> int:
-        """Tokens per text, special tokens included."""
-        return self.template.max_length
-
-    def as_json(self) -> dict[str, Any]:
-        """The spec as plain values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "EncoderSpec":
-        """Restore what `as_json` wrote."""
-        return cls(**{**values, "template": TextTemplate(**values["template"])})
 
 
 def encoder_source(model: str) -> str:
@@ -188,6 +160,20 @@ def lora_targets(backbone: nn.Module) -> list[str]:
         f"no attention projections known in {type(backbone).__name__}; "
         f"name some of its linear layers in finetune.lora.targets: {', '.join(endings)}"
     )
+
+
+def make_encoder(spec: EncoderSpec, config: FinetuneConfig, dtype: torch.dtype, seed: int) -> TextEncoder:
+    """The encoder with what is trained: a fresh adapter (its start decided by the seed), or all weights."""
+    backbone: Any = load_backbone(encoder_source(spec.base_model), dtype)
+    if config.method == "lora":
+        lora = config.lora
+        targets = lora_targets(backbone) if lora.targets == "auto" else lora.targets
+        torch.manual_seed(seed)
+        backbone = get_peft_model(
+            backbone,
+            LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets),
+        )
+    return TextEncoder(backbone, spec.pooling)
 
 
 def fast_dtype(device: str) -> torch.dtype:

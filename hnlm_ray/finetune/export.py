@@ -6,40 +6,78 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
+from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from hnlm_ray.finetune.checkpoint import set_parameters
 from hnlm_ray.finetune.config import FinetuneConfig
-from hnlm_ray.finetune.encoder import EncoderSpec, encoder_source, load_backbone, load_tokenizer
-from hnlm_ray.finetune.trainer import make_encoder
+from hnlm_ray.finetune.encoder import (
+    TextEncoder,
+    embed_ids,
+    encoder_source,
+    load_backbone,
+    load_tokenizer,
+    make_encoder,
+    token_ids,
+)
+from hnlm_ray.finetune.spec import EncoderSpec
 from hnlm_ray.store import Folder
 
+NUM_PARITY_ROWS = 256
+"""Texts that an engine is compared on before it embeds anything."""
 
-def write_models(spec: EncoderSpec, config: FinetuneConfig, seed: int, best: Folder, out: Folder) -> dict[str, Any]:
-    """Write `adapter/` (method lora), `merged/` and `encoder.json` from `best.safetensors`; returns what was proven."""
-    encoder = make_encoder(spec, config.model_copy(update={"gradient_checkpointing": False}), torch.float32, seed)
-    tensors = best.read_tensors("best.safetensors")
+
+def write_models(
+    spec: EncoderSpec,
+    config: FinetuneConfig,
+    seed: int,
+    out: Folder,
+    texts: list[str],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> dict[str, Any]:
+    """From `checkpoint/best.safetensors` write `adapter/` (method lora), `merged/`, `encoder.json` and `parity/`.
+
+    `parity/` holds vectors of some `texts` by the encoder as it was trained, adapter unmerged (float32 on CPUs, `dtype`
+    on GPUs): what an engine must reproduce. Returns what was proven of the saved adapter.
+    """
+    source = encoder_source(spec.base_model)
+    encoder = make_encoder(spec, config, torch.float32, seed)
+    tensors = out.child("checkpoint").read_tensors("best.safetensors")
     set_parameters(encoder, {name: torch.from_numpy(value.copy()) for name, value in tensors.items()})
-    backbone: Any = encoder.backbone.eval()
+    encoder.eval()
+    tokenizer = load_tokenizer(source)
+    backbone: Any = encoder.backbone
+    proof: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        proof: dict[str, Any] = {}
         if config.method == "lora":
             adapter = Path(scratch) / "adapter"
             backbone.save_pretrained(str(adapter))
             proof = prove_adapter(adapter, backbone)
             out.child("adapter").upload(adapter)
-            base = load_backbone(encoder_source(spec.base_model))
-            backbone = PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
+        encoder.to(device, torch.float32 if device.type == "cpu" else dtype)
+        write_parity(encoder, tokenizer, spec, texts, out.child("parity"))
+        if config.method == "lora":  # merge what lies on disk, in float32: what others will load
+            backbone = PeftModel.from_pretrained(load_backbone(source), str(adapter)).merge_and_unload()
         merged = Path(scratch) / "merged"
-        backbone.save_pretrained(str(merged))
-        tokenizer = load_tokenizer(encoder_source(spec.base_model))
+        backbone.to(dtype=AutoConfig.from_pretrained(source).dtype).save_pretrained(str(merged))
         tokenizer.save_pretrained(str(merged))
         write_sentence_layout(merged, spec, backbone.config.hidden_size)
         out.child("merged").upload(merged)
     out.write_json("encoder.json", spec.as_json())
     return proof
+
+
+def write_parity(
+    encoder: TextEncoder, tokenizer: PreTrainedTokenizerBase, spec: EncoderSpec, texts: list[str], folder: Folder
+) -> None:
+    """Texts and their vectors [N, d] by the trained encoder."""
+    vectors = embed_ids(encoder, token_ids(tokenizer, texts, spec.max_length), tokenizer.pad_token_id)
+    folder.write_table("texts.parquet", pa.table({"text": texts}))
+    folder.write_tensors("vectors.safetensors", {"vectors": vectors.cpu().numpy()})
 
 
 def prove_adapter(adapter: Path, trained: PeftModel) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import pyarrow as pa
 
 from hnlm_ray.distributed import run_training
 from hnlm_ray.finetune.encoder import make_spec
-from hnlm_ray.finetune.export import write_models
 from hnlm_ray.finetune.pairs import PairTexts, Sources
 from hnlm_ray.finetune.texts import TextTemplate
 from hnlm_ray.finetune.trainer import TrainJob, finetune_loop
@@ -37,14 +36,12 @@ def run(ctx: "StageContext") -> dict[str, Any]:
     )
     run_training(finetune_loop, vars(job), runtime=ctx.config.runtime, out=out, name="finetune", progress=ctx.progress)
     history = out.read_json("history.json")
-    proof = write_models(spec, config, ctx.config.seed, out.child("checkpoint"), out)
     before, best = history["epochs"][0], history["epochs"][history["best_epoch"]]
     return {
         "headline": f"{counts['num_triplets']} triplets, {history['num_steps']} steps, "
         f"accuracy@10 {before['accuracy@10']:.3f} -> {best['accuracy@10']:.3f}",
         **counts,
         "training": history,
-        "adapter": proof,
         "encoder": spec.as_json(),
         "examples": examples(out),
     }

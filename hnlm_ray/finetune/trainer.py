@@ -10,8 +10,8 @@ from typing import Any
 
 import deepspeed
 import numpy as np
+import pyarrow as pa
 import torch
-from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
 from hnlm_ray.distributed import rank, report, world_size
@@ -21,17 +21,16 @@ from hnlm_ray.finetune.batches import Texts, Triplets, epoch_batches, split_rows
 from hnlm_ray.finetune.checkpoint import TrainState
 from hnlm_ray.finetune.config import FinetuneConfig
 from hnlm_ray.finetune.encoder import (
-    EncoderSpec,
-    TextEncoder,
     encoder_source,
     fast_dtype,
-    load_backbone,
     load_tokenizer,
-    lora_targets,
+    make_encoder,
     pad_batch,
 )
+from hnlm_ray.finetune.export import NUM_PARITY_ROWS, write_models
 from hnlm_ray.finetune.gradcache import Chunk, cached_loss
 from hnlm_ray.finetune.loss import triplet_loss
+from hnlm_ray.finetune.spec import EncoderSpec
 from hnlm_ray.finetune.validation import Validation
 from hnlm_ray.store import Folder
 
@@ -50,29 +49,19 @@ class TrainJob:
 
 
 def finetune_loop(job_values: dict[str, Any]) -> None:
-    """Train, validate per epoch, keep the best parameters as `best.safetensors` and the curve as `history.json`."""
+    """Train, validate per epoch, write the best models and, last of all, the curve as `history.json`."""
     job = TrainJob(**job_values)
     out = Folder(job.out)
     if out.exists("history.json"):
         return
     trainer = Trainer(job)
-    trainer.fit()
-
-
-def make_encoder(spec: EncoderSpec, config: FinetuneConfig, dtype: torch.dtype, seed: int) -> TextEncoder:
-    """The encoder with what is trained: a fresh adapter (its start decided by the seed), or all weights."""
-    backbone: Any = load_backbone(encoder_source(spec.base_model), dtype)
-    if config.method == "lora":
-        lora = config.lora
-        targets = lora_targets(backbone) if lora.targets == "auto" else lora.targets
-        torch.manual_seed(seed)
-        backbone = get_peft_model(
-            backbone,
-            LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets),
-        )
-    if config.gradient_checkpointing:
-        backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return TextEncoder(backbone, spec.pooling)
+    history = trainer.fit()
+    if rank() == 0:
+        texts = trainer.parity_texts()
+        proof = write_models(trainer.spec, trainer.config, job.seed, out, texts, trainer.device, trainer.dtype)
+        out.write_json("history.json", history | {"adapter": proof})
+    if world_size() > 1:
+        torch.distributed.barrier()
 
 
 def learning_rate(step: int, num_steps: int, warmup_fraction: float, peak: float) -> float:
@@ -111,16 +100,19 @@ class Trainer:
             )
         on_gpu = torch.cuda.is_available()
         self.device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
-        dtype = fast_dtype(self.device.type) if self.config.precision == "auto" else _DTYPES[self.config.precision]
+        self.dtype = fast_dtype(self.device.type) if self.config.precision == "auto" else _DTYPES[self.config.precision]
         self._load_data()
         model = make_encoder(self.spec, self.config, torch.float32, job.seed)
+        if self.config.gradient_checkpointing:
+            backbone: Any = model.backbone
+            backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         resumed = checkpoint.read(self.out.child("checkpoint"))
         if resumed:
             checkpoint.set_parameters(model, checkpoint.parameters_in(resumed[1]))
         optimizer = torch.optim.AdamW(
             list(checkpoint.trainable(model).values()), lr=self.config.lr, weight_decay=self.config.weight_decay
         )
-        bf16 = dtype == torch.bfloat16
+        bf16 = self.dtype == torch.bfloat16
         settings = deepspeed_config(self.config, self.config.batch_size // world_size(), bf16)
         self.engine, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, config=settings, dist_init_required=False
@@ -145,6 +137,10 @@ class Trainer:
         self.train_rows, held_out = split_rows(
             table, self.config.validation_fraction, self.config.max_validation_triplets, self.job.seed
         )
+        self._queries = table["q"]
+        if rank() == 0:
+            kept = table.select(["user_id", "item_id", "hard_item_id", "q"]).take(pa.array(held_out))
+            self.out.write_table("validation.parquet", kept)
         candidates = Folder(self.job.candidates).read_table("candidates.parquet")
         self.validation = Validation(
             self.triplets,
@@ -160,14 +156,19 @@ class Trainer:
         """Optimizer steps of an epoch."""
         return max(1, len(self.train_rows) // self.config.batch_size)
 
-    def fit(self) -> None:
-        """Train until the last epoch or until validation no longer improves."""
+    def fit(self) -> dict[str, Any]:
+        """Train until the last epoch or until validation no longer improves; returns the history."""
         if not self.state.history:
             self._end_epoch(train_loss=None)
         while self.state.epoch < self.config.epochs and not self._is_exhausted():
             self._train_epoch()
-        if rank() == 0:
-            self.out.write_json("history.json", self._summary())
+        return self._summary()
+
+    def parity_texts(self) -> list[str]:
+        """q in words, those of held-out triplets first: what an engine is compared on."""
+        rows = np.concatenate([self.validation.rows, self.train_rows])[:NUM_PARITY_ROWS]
+        texts: list[str] = self._queries.take(pa.array(rows)).to_pylist()
+        return texts
 
     def _train_epoch(self) -> None:
         state = self.state
