@@ -84,6 +84,27 @@ def _bench(options: argparse.Namespace) -> int:
     return run_bench(options.name, options.json, settings, options.check)
 
 
+def _submit(options: argparse.Namespace) -> int:
+    from hnlm_ray.cluster.submit import SubmitOptions, submit
+
+    names = ("address", "run_dir", "working_dir", "until", "environment", "entrypoint_cpus", "on_interrupt", "follow")
+    settings = SubmitOptions(**{name: getattr(options, name) for name in names})
+    return submit(options.config, options.set, settings)
+
+
+def _jobs(options: argparse.Namespace) -> int:
+    from hnlm_ray.cluster.submit import connect, follow, jobs_table, stop
+
+    client = connect(options.address)
+    if options.stop:
+        print(f"{options.stop}: {stop(client, options.stop)}")
+        return 0
+    if options.follow:
+        return follow(client, options.follow, options.address, options.on_interrupt)
+    print(jobs_table(client))
+    return 0
+
+
 def _data_inspect(options: argparse.Namespace) -> int:
     from hnlm_ray.ingest.inspect import inspect
 
@@ -132,6 +153,30 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--check", action="store_true", help="exit with 1 where a bar is missed")
     bench.set_defaults(command=_bench)
 
+    submit = commands.add_parser("submit", help="run on a cluster, as a Ray job")
+    _config_arguments(submit)
+    _address_argument(submit)
+    submit.add_argument("--run-dir", metavar="URI", default="", help="s3://, gs:// or an absolute path all nodes share")
+    submit.add_argument("--working-dir", metavar="DIR", default=".", help="folder to package (default: this one)")
+    submit.add_argument("--until", metavar="STAGE", default="report", help="last stage to run")
+    submit.add_argument(
+        "--environment",
+        choices=("image", "packages"),
+        default="image",
+        help="where the nodes' packages come from: their image (default), or installed by Ray from the pins",
+    )
+    submit.add_argument(
+        "--entrypoint-cpus", metavar="N", type=float, default=1.0, help="CPUs of the driver (default 1)"
+    )
+    submit.add_argument("--no-follow", dest="follow", action="store_false", help="submit and return at once")
+    submit.set_defaults(command=_submit)
+
+    jobs = commands.add_parser("jobs", help="list, follow or stop submitted runs")
+    _address_argument(jobs)
+    jobs.add_argument("--follow", metavar="JOB", help="print its log until it ends; exits with its code")
+    jobs.add_argument("--stop", metavar="JOB", help="end it; what is complete stays")
+    jobs.set_defaults(command=_jobs)
+
     data = commands.add_parser("data", help="look at data, or get a public set")
     data_commands = data.add_subparsers(required=True, metavar="inspect|fetch")
     inspect = data_commands.add_parser("inspect", help="what a file or folder looks like, and the config to paste")
@@ -147,6 +192,16 @@ def _parser() -> argparse.ArgumentParser:
 def _config_arguments(parser: argparse.ArgumentParser, optional: bool = False) -> None:
     parser.add_argument("config", metavar="CONFIG", nargs="?" if optional else None, help="YAML file")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override, e.g. train.epochs=5")
+
+
+def _address_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--address", metavar="URL", required=True, help="dashboard of the cluster: http://HOST:8265")
+    parser.add_argument(
+        "--on-interrupt",
+        choices=("detach", "stop"),
+        default="detach",
+        help="what Ctrl-C does to the job (default: detach, it goes on)",
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Running on somebody's cluster: what is packaged, how it is submitted and followed."""

@@ -1,0 +1,237 @@
+"""`hnlm submit` and `hnlm jobs`: a run as a Ray job, followed from here, stopped or left alone on Ctrl-C."""
+
+import asyncio
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TextIO
+
+import yaml
+
+import hnlm_ray
+from hnlm_ray.cluster.environment import engine_of, runtime_packages
+from hnlm_ray.cluster.package import Package, copy_package, look_through
+from hnlm_ray.config import RunConfig, load_config
+from hnlm_ray.errors import UserError
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobDetails, JobSubmissionClient
+
+OnInterrupt = Literal["detach", "stop"]
+INTERRUPTED = 130
+_CONFIG_NAME = "hnlm_submitted.yaml"
+_COMMAND = ("python", "-m", "hnlm_ray.cli", "run", _CONFIG_NAME, "--run-dir")
+_ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+_RECONNECTS = 5
+"""Lost log connections in a row, without a line between them, after which following gives up."""
+_STOP_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class SubmitOptions:
+    """How a job is submitted; `hnlm submit --help` explains each."""
+
+    address: str
+    run_dir: str
+    working_dir: str = "."
+    until: str = "report"
+    environment: Literal["image", "packages"] = "image"
+    entrypoint_cpus: float = 1.0
+    """CPUs that the driver reserves. More than 0 keeps it off a head that has none."""
+    on_interrupt: OnInterrupt = "detach"
+    follow: bool = True
+
+
+def submit(config_path: str, overrides: Sequence[str], options: SubmitOptions, terminal: TextIO | None = None) -> int:
+    """Submit `hnlm run` as a Ray job and follow it; returns the exit code of the run.
+
+    The config is read and resolved here, so that a mistake costs nothing, and travels with the working directory and
+    with this installation's own code.
+
+    Raises:
+        UserError: the config, the folder or the run directory is not usable, or no cluster answers.
+    """
+    config = load_config(config_path, overrides)
+    _check_run_dir(options.run_dir)
+    package = look_through(options.working_dir)
+    client = connect(options.address)
+    out = terminal or sys.stdout
+    for line in _notes(config, package, options):
+        print(line, file=out)
+    with tempfile.TemporaryDirectory(prefix="hnlm-submit-") as folder:
+        staged = Path(folder) / "job"
+        staged.mkdir()
+        copy_package(package, options.working_dir, staged)
+        (staged / _CONFIG_NAME).write_text(_resolved(config), encoding="utf-8")
+        job_id = client.submit_job(
+            entrypoint=shlex.join([*_COMMAND, options.run_dir, "--until", options.until]),
+            runtime_env=_runtime_env(config, staged, options),
+            metadata={"name": config.name, "run_dir": options.run_dir},
+            entrypoint_num_cpus=options.entrypoint_cpus,
+        )
+    print(f"submitted {job_id}; run directory {options.run_dir}", file=out, flush=True)
+    if not options.follow:
+        print(_how_to_follow(job_id, options.address), file=out)
+        return 0
+    return follow(client, job_id, options.address, options.on_interrupt, out)
+
+
+def follow(
+    client: "JobSubmissionClient", job_id: str, address: str, on_interrupt: OnInterrupt, terminal: TextIO | None = None
+) -> int:
+    """Print a job's log as it grows until the job ends; returns its exit code, or 130 after Ctrl-C."""
+    out = terminal or sys.stdout
+    try:
+        asyncio.run(_print_log(client, job_id, out))
+    except KeyboardInterrupt:
+        if on_interrupt == "detach":
+            print(f"\ndetached; the job goes on. {_how_to_follow(job_id, address)}", file=out, flush=True)
+        else:
+            print(f"\nstopping {job_id}", file=out, flush=True)
+            print(f"{job_id}: {stop(client, job_id)}; the same command goes on from here", file=out, flush=True)
+        return INTERRUPTED
+    return _exit_code(client.get_job_info(job_id), out)
+
+
+def stop(client: "JobSubmissionClient", job_id: str) -> str:
+    """Stop a job and wait until it has ended; returns its status."""
+    client.stop_job(job_id)
+    deadline = time.monotonic() + _STOP_TIMEOUT_S
+    while (status := client.get_job_status(job_id).value) not in _ENDED:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{job_id} is still {status} {_STOP_TIMEOUT_S:g} s after it was told to stop")
+        time.sleep(0.2)
+    return str(status)
+
+
+def jobs_table(client: "JobSubmissionClient") -> str:
+    """All submitted jobs of a cluster, the newest first."""
+    jobs = [job for job in client.list_jobs() if job.submission_id]
+    if not jobs:
+        return "no jobs"
+    jobs.sort(key=lambda job: -(job.start_time or 0))
+    lines = [f"{'job':<28} {'status':<10} {'started (UTC)':<17} {'took':>9}  {'run directory'}"]
+    return "\n".join(lines + [_job_line(job) for job in jobs])
+
+
+def connect(address: str) -> "JobSubmissionClient":
+    """A client of the Ray dashboard at `address` (http://host:8265).
+
+    Raises:
+        UserError: nothing answers there, or it wants a token that this machine does not show.
+    """
+    from ray.job_submission import JobSubmissionClient
+
+    if not address.startswith(("http://", "https://")):
+        raise UserError(f"--address {address!r} is no dashboard URL: write http://HOST:8265 (see cluster/README.md)")
+    try:
+        client = JobSubmissionClient(address)
+        client.list_jobs()
+    except ConnectionError as error:
+        raise UserError(f"no Ray dashboard answers at {address}: {_one_line(error)}") from None
+    except RuntimeError as error:
+        if "auth" not in str(error).lower():
+            raise
+        raise UserError(
+            f"the cluster at {address} wants its token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or write it to "
+            f"~/.ray/auth_token ({_one_line(error)})"
+        ) from None
+    return client
+
+
+def _check_run_dir(run_dir: str) -> None:
+    if "://" not in run_dir and not Path(run_dir).is_absolute():
+        raise UserError(
+            f"--run-dir {run_dir!r} would lie in the job's own folder and be lost with it: give s3://..., gs://... or "
+            "an absolute path that all nodes share"
+        )
+
+
+def _notes(config: RunConfig, package: Package, options: SubmitOptions) -> list[str]:
+    lines = [f"package: {len(package.files)} files, {package.num_bytes / 2**20:.1f} MB"]
+    if package.secrets:
+        lines.append(f"left out as credentials: {', '.join(map(str, package.secrets))}")
+    for key, path in (("data.path", config.data.path), ("llm.model", config.llm.model)):
+        if path and Path(path).is_absolute():
+            lines.append(f"note: {key} {path} must exist on the cluster's nodes")
+    if config.runtime.train_workers == 0:
+        lines.append("note: runtime.train_workers=0 trains in the driver; set it to use the cluster")
+    if options.environment == "packages":
+        lines.append(f"packages: those of hnlm-ray[{engine_of(config)}], installed once per node")
+    return lines
+
+
+def _resolved(config: RunConfig) -> str:
+    """The whole config as YAML; on the cluster it must join the cluster, not start a Ray of its own."""
+    values = config.model_dump(mode="json")
+    values["runtime"]["address"] = "auto"
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def _runtime_env(config: RunConfig, staged: Path, options: SubmitOptions) -> dict[str, Any]:
+    environment: dict[str, Any] = {
+        "working_dir": str(staged),
+        "py_modules": [str(Path(hnlm_ray.__file__).parent)],  # the cluster runs the code that read the config
+        "excludes": ["__pycache__"],
+    }
+    if options.environment == "packages":
+        environment["uv"] = runtime_packages(engine_of(config))
+    return environment
+
+
+async def _print_log(client: "JobSubmissionClient", job_id: str, out: TextIO) -> None:
+    """Follow the log through lost connections; each starts from the log's beginning, so what was printed is skipped."""
+    import aiohttp
+
+    printed, failures = 0, 0
+    while client.get_job_status(job_id).value == "PENDING":  # a node may have to come up first: no end to this wait
+        await asyncio.sleep(0.5)
+    while True:
+        received = 0
+        try:
+            async for text in client.tail_job_logs(job_id):
+                news = text[max(0, printed - received) :]
+                received += len(text)
+                if news:
+                    failures = 0
+                    printed = received
+                    print(news, end="", file=out, flush=True)
+        except (RuntimeError, OSError, aiohttp.ClientError) as error:
+            failures += 1
+            if failures > _RECONNECTS:
+                raise ConnectionError(f"the log of {job_id} was lost {failures} times in a row: {error}") from error
+        if client.get_job_status(job_id).value in _ENDED:
+            return
+        await asyncio.sleep(1.0)
+
+
+def _exit_code(job: "JobDetails", out: TextIO) -> int:
+    status = job.status.value
+    if status == "SUCCEEDED":
+        return 0
+    print(f"{job.submission_id}: {status}. {_one_line(job.message or '')[:300]}", file=out, flush=True)
+    return job.driver_exit_code or 1
+
+
+def _how_to_follow(job_id: str, address: str) -> str:
+    return f"follow it with: hnlm jobs --address {address} --follow {job_id}"
+
+
+def _job_line(job: "JobDetails") -> str:
+    if job.start_time:
+        started = datetime.fromtimestamp(job.start_time / 1000, UTC)
+        ended = datetime.fromtimestamp(job.end_time / 1000, UTC) if job.end_time else datetime.now(UTC)
+        when, took = f"{started:%Y-%m-%d %H:%M}", f"{(ended - started).total_seconds():.0f} s"
+    else:
+        when, took = "", ""
+    run_dir = (job.metadata or {}).get("run_dir", job.entrypoint)
+    return f"{job.submission_id:<28} {job.status.value:<10} {when:<17} {took:>9}  {run_dir}"
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split())
