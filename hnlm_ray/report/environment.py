@@ -26,22 +26,20 @@ def versions() -> dict[str, str]:
 
 def machine() -> dict[str, Any]:
     """Processor, usable cores, memory (GB) and GPUs of this machine; its name and address are left out on purpose."""
-    import torch
-
-    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
-        "processor": _processor(),
+        "processor": _value(Path("/proc/cpuinfo"), "model name") or platform.processor() or platform.machine(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
-        "gpus": gpus,
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "gpus": [_value(gpu, "Model") for gpu in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))],
         "system": f"{platform.system()} {platform.machine()}",
     }
 
 
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+def _value(file: Path, name: str) -> str:
+    """The first value of `name: value` lines; read there, so that a report needs neither torch nor a driver call."""
+    if file.exists():
+        for line in file.read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == name:
+                return value.strip()
+    return ""
