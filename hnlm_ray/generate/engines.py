@@ -164,6 +164,7 @@ class EngineManager:
             pooling=default_pooling(model) if chosen == "auto" else chosen,
             max_length=max_length or self._encoder.max_length,
             gpus=min(1.0, self._llm.gpus_per_replica),
+            kv_cache_gb=self._llm.kv_cache_gb,
             gpu_memory_utilization=self._llm.gpu_memory_utilization,
             max_num_seqs=max(self._llm.max_num_seqs, 256),
         )

@@ -26,7 +26,7 @@ _TEXTS_PER_CALL = 256
 
 
 def run(ctx: "StageContext") -> dict[str, Any]:
-    """Write `negatives/pairs`, `negatives/grounded`, and the catalogue's texts and vectors that they were grounded in."""
+    """Write `negatives/pairs`, `negatives/grounded`, and the texts and vectors of the catalogue that served for it."""
     llm, negative = ctx.config.llm, ctx.config.negative
     dataset, profiles, out = ctx.input("dataset"), ctx.input("profiles"), ctx.out("negatives")
     large = is_large(dataset)

@@ -78,6 +78,8 @@ class UnitReport:
 
     unit: str
     rows: int
+    asked: int = 0
+    """Rows that went to the engine in this run."""
     failed: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -117,6 +119,7 @@ class UnitWorker:
         report.read_s = clock.lap()
         rows = [self._row(row, old) for row, old in zip(values, before, strict=True)]
         asked = [row for row in rows if not row.result]
+        report.asked = len(asked)
         report.render_s = clock.lap()
         self._ask(asked, self._task.max_new_tokens, report)
         again = [row for row in asked if row.result["error"].startswith(_ASKED_AGAIN)]

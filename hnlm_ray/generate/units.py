@@ -154,7 +154,7 @@ def _summary(task: TextTask, reports: Sequence[UnitReport]) -> TaskSummary:
     table = task.outputs.read_table(columns=columns)
     failed = table.filter(pc.equal(table["status"], "failed"))
     failures = Counter(error.partition(":")[0] for error in failed["error"].to_pylist())
-    asked = sum(report.rows for report in reports)
+    asked = sum(report.asked for report in reports)
     prompt_tokens = sum(report.prompt_tokens for report in reports)
     cached_tokens = sum(report.cached_tokens for report in reports)
     laps = ("read", "render", "engine", "parse", "write")

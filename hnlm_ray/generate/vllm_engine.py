@@ -64,13 +64,13 @@ class VLLMEngine:
 
     def generate(self, request: GenerateRequest) -> list[Completion]:
         """Answer every prompt, cut to its budget first; blocks until the last answer is there."""
-        from vllm.inputs import TokensPrompt
+        from vllm.inputs import tokens_input
 
         budget = self.max_model_len - request.max_new_tokens
         if request.max_prompt_tokens:
             budget = min(budget, request.max_prompt_tokens)
         fitted = fit(request.drafts, self._chat.encode, budget)
-        prompts = [TokensPrompt(prompt_token_ids=row.token_ids) for row in fitted]
+        prompts = [tokens_input(row.token_ids) for row in fitted]
         outputs = self._submit(prompts, [self._sampling(request, row) for row in range(len(fitted))])
         answers = [None if isinstance(output, str) else output.outputs[0] for output in outputs]
         texts = self._chat.decode([answer.token_ids if answer else () for answer in answers])
@@ -87,13 +87,13 @@ class VLLMEngine:
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors [len(texts), d] float32; a text longer than `spec.max_length` tokens is cut at its end."""
-        from vllm.inputs import TokensPrompt
+        from vllm.inputs import tokens_input
         from vllm.pooling_params import PoolingParams
 
         tokenizer = self._engine.get_tokenizer()
         length = min(self._spec.max_length, self.max_model_len)
         ids = tokenizer(list(texts), truncation=True, max_length=length, return_attention_mask=False)["input_ids"]
-        prompts = [TokensPrompt(prompt_token_ids=row) for row in ids]
+        prompts = [tokens_input(row) for row in ids]
         outputs = self._submit(prompts, [PoolingParams(task="embed") for _ in prompts])
         for output in outputs:
             if isinstance(output, str):
@@ -200,14 +200,14 @@ def _engine_args(spec: EngineSpec) -> Any:
     if spec.gpus:
         values["gpu_memory_utilization"] = spec.gpu_memory_utilization
     else:
-        values |= {"enforce_eager": True, "distributed_executor_backend": "uni"}
+        cache_bytes = math.ceil(spec.kv_cache_gb * 2**30)  # else vLLM takes a share of all memory
+        values |= {"enforce_eager": True, "distributed_executor_backend": "uni", "kv_cache_memory_bytes": cache_bytes}
+        values["kv_cache_memory_bytes"] = math.ceil(spec.kv_cache_gb * 2**30)  # without it vLLM claims 92 % of memory
     if spec.role == "generate":
         # xgrammar writes `{"key": "value", ...}` with single blanks and nothing else between the tokens
         values["structured_outputs_config"] = {"backend": "xgrammar", "disable_any_whitespace": True}
         values["enable_prefix_caching"] = True
         values["max_num_batched_tokens"] = spec.max_num_batched_tokens
-        if not spec.gpus:
-            values["kv_cache_memory_bytes"] = math.ceil(spec.kv_cache_gb * 2**30)
     else:
         values["runner"] = "pooling"
         values["pooler_config"] = PoolerConfig(seq_pooling_type=spec.pooling.upper())
