@@ -49,7 +49,7 @@ class FilterConfig(Section):
     """First day that counts (UTC)."""
     until: date | None = None
     """First day that no longer counts (UTC)."""
-    k_core: int = Field(0, ge=0)
+    k_core: int = Field(default=0, ge=0)
     """Users and items with fewer interactions go, again and again until none is left. 0 and 1: all stay."""
 
     @model_validator(mode="after")
@@ -66,9 +66,9 @@ class SplitConfig(Section):
     """`random`: a share of each user's rows. `leave_last`: each user's last row for test, the one before for
     validation. `time`: two moments cut all rows. `ratio`: a share of all rows, whoever's. `column`: as the data says
     (where it knows no validation rows, a share `valid` of each user's training rows)."""
-    valid: float = Field(0.1, ge=0, lt=1)
+    valid: float = Field(default=0.1, ge=0, lt=1)
     """Share for validation; unused by `leave_last`."""
-    test: float = Field(0.1, ge=0, lt=1)
+    test: float = Field(default=0.1, ge=0, lt=1)
     """Share for test; unused by `leave_last` and `column`."""
     keep_unseen: bool = False
     """Keep held-out rows whose user or item has no training row, and such users and items with them."""
@@ -104,7 +104,7 @@ class DataConfig(Section):
     """Which interactions count."""
     split: SplitConfig = SplitConfig()
     """Which of them are held out."""
-    max_bad_fraction: float = Field(0.01, ge=0, le=1)
+    max_bad_fraction: float = Field(default=0.01, ge=0, le=1)
     """Share of unusable rows past which the run fails; up to it they go to `quarantine/`."""
     synthetic: SyntheticConfig = SyntheticConfig()
     """The built-in catalogue (format `synthetic`)."""

@@ -6,12 +6,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, settings
 from raw_tables import Ingest, Ingested, Write
 
 from hnlm_ray.ingest.build import Build
 from hnlm_ray.ingest.config import DataConfig
 from hnlm_ray.progress import Progress
 from hnlm_ray.store import Folder
+
+settings.register_profile("busy_machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy_machine")
 
 
 @pytest.fixture
@@ -21,7 +25,7 @@ def ingest(tmp_path: Path) -> Ingest:
 
     def run(path: Path | str, seed: int = 0, num_buckets: int | None = None, **values: Any) -> Ingested:
         config = DataConfig.model_validate({"format": "tables", "path": str(path), **values})
-        folder = tmp_path / f"ingested-{next(runs)}"
+        folder = tmp_path.with_name(f"{tmp_path.name}-out") / str(next(runs))  # raw data may lie in tmp_path itself
         dataset, quarantine = Folder(folder / "dataset"), Folder(folder / "quarantine")
         return Ingested(folder, Build(config, seed, dataset, quarantine, Progress("ingest"), num_buckets).run())
 

@@ -14,6 +14,7 @@ class Ingested:
     """The artifacts of one ingest as data frames."""
 
     def __init__(self, folder: Path, stats: dict[str, Any]) -> None:
+        self.folder = folder
         self.dataset = Folder(folder / "dataset")
         self.quarantine_folder = Folder(folder / "quarantine")
         self.stats = stats

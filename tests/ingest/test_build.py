@@ -98,7 +98,7 @@ def test_too_many_bad_rows_name_the_reasons(write: Write, ingest: Ingest, tmp_pa
         UserError, match=r"4 of 13 interactions rows \(30\.8%\).*user_key is missing: 3; item_key is missing: 1"
     ):
         ingest(write(interactions=interactions(rows)))
-    assert len(Folder(tmp_path / "ingested-0" / "quarantine").read_table()) == 4
+    assert len(Folder(tmp_path.with_name(f"{tmp_path.name}-out") / "0" / "quarantine").read_table()) == 4
 
 
 def test_all_null_columns(write: Write, ingest: Ingest) -> None:
@@ -205,11 +205,11 @@ def test_a_split_that_leaves_nothing_to_test_is_refused(write: Write, ingest: In
         ingest(write(interactions=interactions(grid(3, 3))))
 
 
-def test_no_text_of_a_held_out_pair_is_written(write: Write, ingest: Ingest, tmp_path: Path) -> None:
+def test_no_text_of_a_held_out_pair_is_written(write: Write, ingest: Ingest) -> None:
     rows = [(u, i, r, t, f"secret {u} {i}") for u, i, r, t in grid(6, 10)]
     result = ingest(write(interactions=interactions(rows)), split={"kind": "leave_last"})
     assert result.frame("train").review.notna().all()
-    written = b"".join(path.read_bytes() for path in (tmp_path / "ingested-0").rglob("*") if path.is_file())
+    written = b"".join(path.read_bytes() for path in result.folder.rglob("*") if path.is_file())
     assert written
     reviews = set(result.frame("train").review)
     for name in ("valid", "test"):

@@ -99,7 +99,7 @@ def test_the_whole_ingest_is_the_same_on_ray(ray_session: RuntimeConfig, ingest:
     ]
     titles = interactions([(f"i{i}", f"Title &amp; {i}") for i in range(40)], "item_id title")
     raw = write(interactions=interactions(rows), items=titles)
-    filters = {"min_rating": 2, "k_core": 10}
+    filters = {"min_rating": 2, "k_core": 7}
     ours = ingest(raw, num_buckets=3, engine="ray", filters=filters)
     local = ingest(raw, num_buckets=3, engine="single_node", filters=filters)
     assert ours.stats["on_ray"]

@@ -5,13 +5,25 @@ import importlib
 
 from hnlm_ray.errors import UserError
 from hnlm_ray.ingest.config import DataConfig
+from hnlm_ray.ingest.readers.amazon2018 import Amazon2018Reader
+from hnlm_ray.ingest.readers.amazon2023 import Amazon2023Reader
 from hnlm_ray.ingest.readers.base import Reader
+from hnlm_ray.ingest.readers.lightgcn import LightGCNReader
+from hnlm_ray.ingest.readers.movielens import MovieLensReader
+from hnlm_ray.ingest.readers.recbole import RecBoleReader
 from hnlm_ray.ingest.readers.synthetic import SyntheticReader
 from hnlm_ray.ingest.readers.tables import TablesReader
+from hnlm_ray.ingest.readers.yelp import YelpReader
 
 READERS: dict[str, type[Reader]] = {
     "synthetic": SyntheticReader,
     "tables": TablesReader,
+    "amazon2018": Amazon2018Reader,
+    "amazon2023": Amazon2023Reader,
+    "yelp": YelpReader,
+    "movielens": MovieLensReader,
+    "recbole": RecBoleReader,
+    "lightgcn": LightGCNReader,
 }
 
 

@@ -2,15 +2,17 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.json as pa_json
 
 from hnlm_ray.errors import UserError
 from hnlm_ray.ingest.config import DataConfig
 from hnlm_ray.ingest.files import line_parts, list_files, stream_lines
-from hnlm_ray.ingest.schema import BadRow, Chunk, Part, SourceFile, TableName
+from hnlm_ray.ingest.schema import BadRow, Chunk, Part, RawColumn, SourceFile, TableName
 from hnlm_ray.store import Folder
 
 
@@ -70,25 +72,44 @@ class FileReader(ABC):
 
 
 class JsonLinesReader(FileReader):
-    """One JSON object a line; a subclass names the field of each column."""
+    """One JSON object a line; a subclass names the field of each column, and the type it usually has."""
 
-    fields: ClassVar[dict[TableName, dict[str, str]]]
-    """Table -> canonical column -> field of the object."""
+    fields: ClassVar[dict[TableName, dict[str, tuple[str, pa.DataType]]]]
+    """Table -> canonical column -> field of the object and its usual type; other types are read as well, slower."""
 
-    def fields_of(self, part: Part) -> Mapping[str, str]:
-        """Canonical column -> field, for the objects of this part."""
-        return self.fields[part.table]
-
-    def adapt(self, table: TableName, columns: dict[str, list[Any]]) -> None:
+    def adapt(self, table: TableName, columns: dict[str, RawColumn]) -> None:
         """Change raw columns in place where a format needs more than other names."""
 
     def read(self, part: Part) -> Iterator[Chunk]:
-        fields = self.fields_of(part)
+        fields = self.fields[part.table]
+        usual = pa.schema(list(fields.values()))
         for first, lines in stream_lines(self._fs, part):
-            rows, records, bad = parse_json_lines(first, lines)
-            columns = {name: [record.get(field) for record in records] for name, field in fields.items()}
+            table = parse_uniform_json(lines, usual)
+            columns: dict[str, RawColumn]
+            if table is not None:
+                rows, bad = np.arange(first, first + len(lines)), list[BadRow]()
+                columns = {name: table[field].combine_chunks() for name, (field, _) in fields.items()}
+            else:
+                numbers, records, bad = parse_json_lines(first, lines)
+                rows = np.array(numbers, dtype=np.int64)
+                columns = {name: [record.get(field) for record in records] for name, (field, _) in fields.items()}
             self.adapt(part.table, columns)
-            yield Chunk(dict(columns), np.array(rows, dtype=np.int64), first + len(lines), bad)
+            yield Chunk(columns, rows, first + len(lines), bad)
+
+
+def parse_uniform_json(lines: list[bytes], schema: pa.Schema) -> pa.Table | None:
+    """The fields of `schema`, two to three times faster than line by line; None where a line is not of that shape."""
+    text = b"\n".join(lines)
+    try:
+        text.decode()  # the parser takes any bytes for a string
+        table = pa_json.read_json(
+            pa.BufferReader(text),
+            pa_json.ReadOptions(use_threads=False, block_size=len(text) + 1),
+            pa_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
+        )
+    except (UnicodeDecodeError, pa.ArrowInvalid):
+        return None
+    return table if table.num_rows == len(lines) else None
 
 
 def parse_json_lines(first: int, lines: list[bytes]) -> tuple[list[int], list[dict[str, Any]], list[BadRow]]:
@@ -116,3 +137,8 @@ def parse_json_lines(first: int, lines: list[bytes]) -> tuple[list[int], list[di
 def shown(line: bytes) -> str:
     """The beginning of a line, printable whatever its bytes are."""
     return line[:200].decode("utf-8", "backslashreplace")
+
+
+def python_values(column: RawColumn) -> list[Any]:
+    """Raw values as a list of Python objects."""
+    return column if isinstance(column, list) else list(column.to_pylist())

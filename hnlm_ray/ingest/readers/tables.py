@@ -1,47 +1,19 @@
 """Ready tables: Parquet, CSV, TSV or JSON lines, with a column map."""
 
 import csv
-import difflib
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from hnlm_ray.errors import UserError
 from hnlm_ray.ingest.files import bare_name, line_parts, open_parquet, read_head, row_group_parts, stream_lines
 from hnlm_ray.ingest.readers.base import FileReader, parse_json_lines, shown
+from hnlm_ray.ingest.readers.columns import USUAL_NAMES, resolve_columns
 from hnlm_ray.ingest.schema import BadRow, Chunk, Part, SourceFile, TableName
 
 _BATCH_ROWS = 1 << 16
 _ENDINGS = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".json")
-
-# Canonical column -> (key in data.columns, usual names). The first name that is present counts.
-_ID = {
-    "user_key": ("user_id", ("user_id", "user", "userId", "reviewerID")),
-    "item_key": ("item_id", ("item_id", "item", "itemId", "parent_asin", "asin", "business_id", "movieId")),
-}
-_READY_TEXT = ("text", "profile", "id_text")
-USUAL_NAMES: dict[TableName, dict[str, tuple[str, tuple[str, ...]]]] = {
-    "interactions": {
-        **_ID,
-        "rating": ("rating", ("rating", "stars", "overall")),
-        "timestamp": ("timestamp", ("timestamp", "time", "date", "unixReviewTime")),
-        "order": ("order", ("seq_pos", "order")),
-        "review": ("review", ("review", "review_text", "reviewText")),
-        "split": ("split", ("split",)),
-    },
-    "items": {
-        "item_key": _ID["item_key"],
-        "title": ("title", ("title", "name")),
-        "brand": ("brand", ("brand", "author", "store")),
-        "categories": ("categories", ("categories", "category", "genres")),
-        "description": ("description", ("description",)),
-        "text": ("item_text", _READY_TEXT),
-    },
-    "users": {"user_key": _ID["user_key"], "text": ("user_text", _READY_TEXT)},
-}
-_REQUIRED = ("user_key", "item_key")
 
 
 class TablesReader(FileReader):
@@ -79,7 +51,7 @@ class TablesReader(FileReader):
 
     def _read_parquet(self, part: Part) -> Iterator[Chunk]:
         file = open_parquet(self._fs, part.path, part.name)
-        names = self._resolve(part, file.schema_arrow.names)
+        names = resolve_columns(self._config.columns, part, file.schema_arrow.names)
         first = 0
         groups = list(range(part.start, part.stop))
         for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=list(names.values())):
@@ -93,7 +65,7 @@ class TablesReader(FileReader):
         lines = (line.decode("utf-8", "surrogateescape") for _, some in stream_lines(self._fs, part) for line in some)
         records = csv.reader((f"{line}\n" for line in lines), delimiter="\t" if _ending(part.name) == ".tsv" else ",")
         header = next(records, [])
-        names = self._resolve(part, header)
+        names = resolve_columns(self._config.columns, part, header)
         while batch := [(records.line_num - 1, record) for record in islice(records, _BATCH_ROWS) if record]:
             bad = [
                 BadRow(row, f"has {len(record)} of {len(header)} fields", shown(str(record).encode("utf-8", "replace")))
@@ -109,34 +81,15 @@ class TablesReader(FileReader):
         file = SourceFile(part.path, part.name, 0, 0)
         head = read_head(self._fs, file).split(b"\n")
         _, records, _ = parse_json_lines(0, head)
-        names = self._resolve(part, list(dict.fromkeys(field for record in records for field in record)))
+        names = resolve_columns(
+            self._config.columns, part, list(dict.fromkeys(field for record in records for field in record))
+        )
         for first, lines in stream_lines(self._fs, part):
             rows, records, bad = parse_json_lines(first, lines)
             columns: dict[str, list[Any]] = {
                 canonical: [record.get(name) for record in records] for canonical, name in names.items()
             }
             yield Chunk(dict(columns), np.array(rows, dtype=np.int64), first + len(lines), bad)
-
-    def _resolve(self, part: Part, present: Sequence[str]) -> dict[str, str]:
-        """Canonical column -> the file's own name. Raises `UserError` when a named or required one is not there."""
-        names: dict[str, str] = {}
-        for canonical, (key, usual) in USUAL_NAMES[part.table].items():
-            wished = getattr(self._config.columns, key)
-            name = wished or next((name for name in usual if name in present), "")
-            if name and name in present:
-                names[canonical] = name
-            elif wished:
-                nearest = difflib.get_close_matches(wished, present, n=1)
-                hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-                raise UserError(
-                    f"data.columns.{key}={wished!r} is not in {part.name!r}, which has: {', '.join(present)}{hint}"
-                )
-            elif canonical in _REQUIRED:
-                raise UserError(
-                    f"{part.name!r} has no column for data.columns.{key} (tried {', '.join(usual)}); "
-                    f"it has: {', '.join(present) or 'none'}; name the right one in data.columns.{key}"
-                )
-        return names
 
 
 def _ending(name: str) -> str:
