@@ -24,10 +24,15 @@ def render(report: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "duration": duration, "percent": percent, "flat": flat, "words": words}
-    return environment.get_template(_TEMPLATE).render(
-        report=report, plots=plots(report), headline=headline(report), metrics=metric_table(report)
-    )
+    environment.filters |= {
+        "number": number,
+        "duration": duration,
+        "percent": percent,
+        "flat": flat,
+        "words": words,
+        "by_k": by_k,
+    }
+    return environment.get_template(_TEMPLATE).render(report=report, plots=plots(report), headline=headline(report))
 
 
 def headline(report: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -48,7 +53,7 @@ def headline(report: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def cut_offs(metrics: Mapping[str, float]) -> list[int]:
     """The k of metrics named `kind@k`, ascending."""
-    return sorted({int(name.partition("@")[2]) for name in metrics if "@" in name})
+    return sorted({int(name.partition("@")[2]) for name in metrics})
 
 
 def headline_k(metrics: Mapping[str, float]) -> int:
@@ -57,14 +62,11 @@ def headline_k(metrics: Mapping[str, float]) -> int:
     return 20 if 20 in ks else ks[-1]
 
 
-def metric_table(report: Mapping[str, Any]) -> dict[str, Any]:
-    """The metrics as rows of kinds and columns of k, split by split."""
-    if not report.get("evaluation"):
-        return {}
-    by_split = report["evaluation"]["metrics"]
-    ks = cut_offs(by_split["test"])
-    kinds = dict.fromkeys(name.partition("@")[0] for values in by_split.values() for name in values if "@" in name)
-    rows = {kind: [by_split[split].get(f"{kind}@{k}") for split in by_split for k in ks] for kind in kinds}
+def by_k(by_split: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """Values named `kind@k` as a table: a row per kind, and per split a column for every k."""
+    ks = sorted({k for values in by_split.values() for k in cut_offs(values)})
+    kinds = dict.fromkeys(name.partition("@")[0] for values in by_split.values() for name in values)
+    rows = {kind: [values.get(f"{kind}@{k}") for values in by_split.values() for k in ks] for kind in kinds}
     return {"splits": list(by_split), "ks": ks, "rows": rows}
 
 
@@ -174,7 +176,8 @@ def _evaluation_plots(evaluation: Mapping[str, Any], _report: Mapping[str, Any])
         if metrics:
             series = {metric: [group["metrics"][metric] or 0.0 for group in groups] for metric in metrics}
             label = "training interactions of the user" if side == "users" else "training interactions of the item"
-            drawn[f"groups_{side}"] = charts.bars([group["label"] for group in groups], series, label, "test")
+            labels = [f"{group['label']}\n{number(group[f'num_{side}'])} {side}" for group in groups]
+            drawn[f"groups_{side}"] = charts.bars(labels, series, label, "test")
     return drawn
 
 

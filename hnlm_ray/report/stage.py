@@ -52,7 +52,7 @@ def collect(source: Source) -> dict[str, Any]:
     report = {
         "schema": 1,
         "name": source.config.get("name", "run"),
-        "notes": cost.notes(source.config, parts),
+        "notes": cost.notes(source, parts),
         **parts,
         "timing": cost.timing_facts(source),
         "memory": cost.memory_facts(source),

@@ -178,11 +178,11 @@ def _task_summary(table: pa.Table) -> dict[str, Any]:
 
 
 def _signal(signal: Folder, rng: np.random.Generator) -> dict[str, Any]:
-    signal.write_json("history.json", _history(60, "bpr"))
+    signal.write_json("history.json", _history(60))
     return {"best_epoch": 45, "seconds_per_epoch": 0.15}
 
 
-def _history(num_epochs: int, loss: str) -> dict[str, Any]:
+def _history(num_epochs: int) -> list[dict[str, Any]]:
     epochs = []
     for epoch in range(1, num_epochs + 1):
         record: dict[str, Any] = {"epoch": epoch, "loss": 0.25 + 0.45 / epoch, "seconds": 0.15}
@@ -190,7 +190,7 @@ def _history(num_epochs: int, loss: str) -> dict[str, Any]:
             reached = 0.3 * (1 - np.exp(-epoch / 15)) - 0.0005 * epoch
             record["valid"] = {"recall@20": reached, "ndcg@20": 0.6 * reached}
         epochs.append(record)
-    return {"loss": loss, "epochs": epochs}
+    return epochs
 
 
 def _negative(negatives: Folder, rng: np.random.Generator) -> dict[str, Any]:
@@ -268,8 +268,8 @@ def _tune() -> dict[str, Any]:
 
 
 def _train(recommender: Folder, rng: np.random.Generator) -> dict[str, Any]:
-    recommender.write_json("history.json", _history(100, "bpr"))
-    return {"best_epoch": 70, "num_missing_negatives": 12}
+    recommender.write_json("history.json", _history(100))
+    return {"best_epoch": 70, "pairs_on_base_sampler": 12}
 
 
 def _evaluate(evaluation: Folder, rng: np.random.Generator) -> dict[str, Any]:
@@ -287,13 +287,19 @@ def _evaluate(evaluation: Folder, rng: np.random.Generator) -> dict[str, Any]:
                 values[f"{kind}@{k}"] = scale * share * np.log(1 + k)
         return values
 
-    def groups(labels: list[str]) -> list[dict[str, Any]]:
-        return [{"label": label, "metrics": metrics(0.6 + 0.2 * place)} for place, label in enumerate(labels)]
+    def groups(side: str, labels: list[str]) -> list[dict[str, Any]]:
+        return [
+            {"label": label, f"num_{side}": 50 + place, "metrics": metrics(0.6 + 0.2 * place)}
+            for place, label in enumerate(labels)
+        ]
 
     evaluation.write_json("metrics.json", {"valid": metrics(1.05), "test": metrics(1.0)})
     evaluation.write_json(
         "groups.json",
-        {"users": groups(["1-10", "11-14", "15-18", "19-31"]), "items": groups(["1-4", "5-15", "16-40", "41-200"])},
+        {
+            "users": groups("users", ["1-10", "11-14", "15-18", "19-31"]),
+            "items": groups("items", ["1-4", "5-15", "16-40", "41-200"]),
+        },
     )
     evaluation.write_json("popularity.json", {"average_popularity@20": 61.2, "gini@20": 0.71, "tail_coverage@20": 0.34})
     return {"num_users": NUM_USERS}

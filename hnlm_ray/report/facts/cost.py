@@ -44,9 +44,9 @@ def _without_secrets(value: Any) -> Any:
     return value
 
 
-def notes(config: Mapping[str, Any], parts: Mapping[str, Any]) -> list[str]:
+def notes(source: Source, parts: Mapping[str, Any]) -> list[str]:
     """What a reader must know before quoting a number; `parts`: the facts found so far."""
-    found = []
+    found, config = [], source.config
     llm, data = parts.get("llm"), parts.get("data")
     if llm and llm["model"] == "stand-in":
         found.append(
@@ -61,6 +61,9 @@ def notes(config: Mapping[str, Any], parts: Mapping[str, Any]) -> list[str]:
     failed = sum(task["failed"] for task in llm["tasks"].values()) if llm else 0
     if failed:
         found.append(f"{failed:,} rows have no usable answer of the generator; they are kept with their reason.")
+    missing = source.entries["train"].summary.get("pairs_on_base_sampler", 0) if "train" in source.entries else 0
+    if missing:
+        found.append(f"{missing:,} training pairs have no LLM negative of their own: the base sampler served them.")
     quarantined = sum(data["quarantined"].values()) if data else 0
     if quarantined:
         found.append(f"{quarantined:,} input rows were set aside in the quarantine and had no part in the run.")

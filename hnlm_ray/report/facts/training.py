@@ -22,7 +22,10 @@ def history_facts(source: Source) -> dict[str, Any]:
 
 
 def curves(history: Any) -> dict[str, list[list[float]]]:
-    """Every number that a history records per epoch, as curves; nested records (`valid`) get dotted names."""
+    """Every number that a history records per epoch, as curves; nested records (`valid`) get dotted names.
+
+    A history is a list of records, or a mapping that has them under `epochs`.
+    """
     records = history["epochs"] if isinstance(history, Mapping) else history
     found: dict[str, list[list[float]]] = {}
     for number, record in enumerate(records, start=1):
