@@ -18,4 +18,15 @@ def run(ctx: "StageContext") -> dict[str, Any]:
         UserError: nothing to read, nothing left after a filter, or more bad rows than the config allows.
     """
     build = Build(ctx.config.data, ctx.config.seed, ctx.out("dataset"), ctx.out("quarantine"), ctx.progress)
-    return build.run()
+    stats = build.run()
+    return {**stats, "headline": headline(stats)}
+
+
+def headline(stats: dict[str, Any]) -> str:
+    """One line of counts, those that a paper prints beside them where the config knows them."""
+    names = ("users", "items", "interactions")
+    ours = ", ".join(f"{stats[name]:,} {name}" for name in names)
+    published = stats["published"]
+    theirs = f" (published: {', '.join(f'{published[name]:,}' for name in names)})" if published else ""
+    bad = sum(stats["quarantined"].values())
+    return ours + theirs + (f", {bad:,} bad rows in quarantine" if bad else "")
