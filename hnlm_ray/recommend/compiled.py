@@ -36,8 +36,14 @@ def kernel(**options: Any) -> Callable[[Kernel], Kernel]:
 
 
 def use_torch_threads() -> None:
-    """Give the kernels as many threads as torch has."""
-    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    """Give the kernels as many threads as torch has.
+
+    Numba starts its pool at the first call and thereby sets OpenMP's number of threads for torch as well, to all
+    cores: torch's own number is put back.
+    """
+    num_threads = torch.get_num_threads()
+    numba.set_num_threads(min(num_threads, numba.config.NUMBA_NUM_THREADS))
+    torch.set_num_threads(num_threads)
 
 
 def keep_freed_memory() -> None:

@@ -20,17 +20,17 @@ class SamplerConfig(Section):
     """`rns` uniform; `pns` popularity^`popularity_power`; `dns` hardest of `num_candidates`; `dns_mn` one of the
     `top_m` hardest of `num_candidates`; `mixgcf` positive and hop mixing; `ahns` hardness falls as the positive's
     score rises."""
-    num_candidates: int = Field(16, ge=1)
+    num_candidates: int = Field(default=16, ge=1)
     """N: candidates drawn per pair by every sampler that compares candidates."""
-    top_m: int = Field(4, ge=1)
+    top_m: int = Field(default=4, ge=1)
     """M of DNS(M,N)."""
-    popularity_power: float = Field(0.75, ge=0)
+    popularity_power: float = Field(default=0.75, ge=0)
     """Exponent of PNS: an item is drawn in proportion to (number of training interactions)^power."""
     ahns_alpha: float = 0.1
     """alpha of AHNS: added to the positive's score."""
-    ahns_beta: float = Field(0.5, gt=0)
+    ahns_beta: float = Field(default=0.5, gt=0)
     """beta of AHNS: overall hardness."""
-    ahns_power: float = Field(-2.0, lt=0)
+    ahns_power: float = Field(default=-2.0, lt=0)
     """p of AHNS: how fast hardness falls with the positive's score."""
 
     @model_validator(mode="after")
@@ -45,28 +45,28 @@ class LossConfig(Section):
 
     kind: LossKind = "bpr"
     """`bpr`; `margin`; `softmax` over shared sampled negatives; `infonce` over the batch; `directau`."""
-    margin: float = Field(0.3, gt=0)
+    margin: float = Field(default=0.3, gt=0)
     """m of the margin loss."""
-    temperature: float = Field(0.15, gt=0)
+    temperature: float = Field(default=0.15, gt=0)
     """Temperature of `softmax` and `infonce` on cosine scores."""
-    num_shared_negatives: int = Field(1024, ge=1)
+    num_shared_negatives: int = Field(default=1024, ge=1)
     """Negatives shared by a batch in `softmax`."""
-    uniformity: float = Field(1.0, ge=0)
+    uniformity: float = Field(default=1.0, ge=0)
     """Weight of DirectAU's uniformity term."""
 
 
 class SslConfig(Section):
     """Self-supervision of SGL, SimGCL and XSimGCL; unused by the other models."""
 
-    weight: float = Field(0.1, ge=0)
+    weight: float = Field(default=0.1, ge=0)
     """Weight of the contrastive term."""
-    temperature: float = Field(0.2, gt=0)
+    temperature: float = Field(default=0.2, gt=0)
     """Temperature of the contrastive term."""
-    edge_drop: float = Field(0.1, ge=0, lt=1)
+    edge_drop: float = Field(default=0.1, ge=0, lt=1)
     """Share of edges that SGL leaves out of each view."""
-    noise: float = Field(0.2, ge=0)
+    noise: float = Field(default=0.2, ge=0)
     """Length of the noise that SimGCL and XSimGCL add per layer."""
-    contrast_layer: int = Field(1, ge=1)
+    contrast_layer: int = Field(default=1, ge=1)
     """The layer XSimGCL contrasts with the final embedding."""
 
 
@@ -75,9 +75,9 @@ class FitConfig(Section):
 
     model: str = "lightgcn"
     """`mf`, `lightgcn`, `ngcf`, `sgl`, `simgcl`, `xsimgcl`, `ease`, or the dotted path of your own class."""
-    dim: int = Field(64, ge=1)
+    dim: int = Field(default=64, ge=1)
     """D: width of the embeddings."""
-    num_layers: int = Field(3, ge=0)
+    num_layers: int = Field(default=3, ge=0)
     """Graph layers; `mf` and `ease` have none."""
     sampler: SamplerConfig = SamplerConfig()
     """Base sampler of negatives."""
@@ -85,21 +85,21 @@ class FitConfig(Section):
     """Ranking loss."""
     ssl: SslConfig = SslConfig()
     """Self-supervision, for the models that have it."""
-    ease_reg: float = Field(100.0, gt=0)
+    ease_reg: float = Field(default=100.0, gt=0)
     """Ridge term of EASE."""
-    lr: float = Field(5e-3, gt=0)
+    lr: float = Field(default=5e-3, gt=0)
     """Learning rate of Adam."""
-    reg: float = Field(1e-4, ge=0)
+    reg: float = Field(default=1e-4, ge=0)
     """Weight of (|E_u|^2 + |E_i|^2 + |E_j|^2) / (2B) on layer-0 embeddings."""
-    batch_size: int = Field(2048, ge=1)
+    batch_size: int = Field(default=2048, ge=1)
     """B: pairs per optimizer step, over all workers."""
-    epochs: int = Field(100, ge=1)
+    epochs: int = Field(default=100, ge=1)
     """At most this many passes over the training pairs."""
-    eval_every: int = Field(5, ge=1)
+    eval_every: int = Field(default=5, ge=1)
     """Epochs between two validations."""
-    patience: int = Field(5, ge=1)
+    patience: int = Field(default=5, ge=1)
     """Validations without a better `monitor` before training stops."""
-    monitor: str = Field("ndcg@20", pattern=r"^(recall|ndcg|hr|precision|mrr|map)@\d+$")
+    monitor: str = Field(default="ndcg@20", pattern=r"^(recall|ndcg|hr|precision|mrr|map)@\d+$")
     """The validation metric that picks the best epoch, `name@k`."""
     zero_stage: Literal[0, 1, 2] = operational(0)
     """DeepSpeed ZeRO stage."""
@@ -112,7 +112,7 @@ class FitConfig(Section):
 class SignalConfig(FitConfig):
     """The warm-up CF model, whose scores serve as behavioural windows (METHOD.md section 3)."""
 
-    epochs: int = Field(60, ge=1)
+    epochs: int = Field(default=60, ge=1)
     """At most this many passes over the training pairs."""
 
 
@@ -124,30 +124,30 @@ class HnlmConfig(Section):
     hardest of random and grounded candidates."""
     alignment: AlignmentKind = "mlp"
     """A: `linear`, `mlp`, `attention` over the K negatives then MLP, `moe` mixture of experts."""
-    hidden_dim: int = Field(128, ge=1)
+    hidden_dim: int = Field(default=128, ge=1)
     """Width of the alignment's hidden layer."""
-    num_experts: int = Field(4, ge=2)
+    num_experts: int = Field(default=4, ge=2)
     """Experts of `moe`."""
-    num_heads: int = Field(4, ge=1)
+    num_heads: int = Field(default=4, ge=1)
     """Heads of `attention`."""
-    num_hard_negatives: int = Field(1, ge=1)
+    num_hard_negatives: int = Field(default=1, ge=1)
     """K: vectors per pair that `attention` sees: the pair's own z, then those of other pairs of the same user."""
-    alpha: float = Field(1e-2, ge=0, le=1)
+    alpha: float = Field(default=1e-2, ge=0, le=1)
     """Share of h in the mixed negative; 0 is the control `alpha=0`."""
-    lambda_cl: float = Field(1e-3, ge=0)
+    lambda_cl: float = Field(default=1e-3, ge=0)
     """Weight of L_CL; 0 is the control `lambda=0`."""
-    tau: float = Field(0.2, gt=0)
+    tau: float = Field(default=0.2, gt=0)
     """Temperature of L_CL."""
-    pool_size: int = Field(50, ge=1)
+    pool_size: int = Field(default=50, ge=1)
     """Real items kept per pair by `grounded` and `hybrid`."""
     pool_source: Literal["embeddings", "negatives"] = "embeddings"
     """Where the pool comes from: items nearest to z, or the grounded text negatives of the stage `negative`."""
-    pool_share: float = Field(0.5, ge=0, le=1)
+    pool_share: float = Field(default=0.5, ge=0, le=1)
     """Share of negatives (`grounded`) or of candidates (`hybrid`) that come from the pool."""
     window: tuple[float, float] = (0.5, 0.98)
     """Percentiles [lo, hi] of the user's CF scores between which a pool item must lie: hard, but not a likely
     false negative."""
-    refresh_every: int = Field(0, ge=0)
+    refresh_every: int = Field(default=0, ge=0)
     """Every this many epochs the windows are scored again with the current model; 0 = never."""
     control: Control = "none"
     """One switch of METHOD.md section 6, all else equal."""
@@ -174,11 +174,11 @@ class TrainConfig(FitConfig):
 class EvaluateConfig(Section):
     """Full ranking over all items (METHOD.md section 7)."""
 
-    ks: tuple[int, ...] = Field((5, 10, 20, 50), min_length=1)
+    ks: tuple[int, ...] = Field(default=(5, 10, 20, 50), min_length=1)
     """Cut-offs k of every metric."""
-    num_user_groups: int = Field(4, ge=1)
+    num_user_groups: int = Field(default=4, ge=1)
     """Groups of users by number of training interactions."""
-    num_item_groups: int = Field(4, ge=1)
+    num_item_groups: int = Field(default=4, ge=1)
     """Groups of items by popularity."""
     users_per_block: int = operational(256, ge=1)
     """Users ranked at once; bounds the memory."""

@@ -137,7 +137,7 @@ def summary_of(trainer: Trainer) -> dict[str, Any]:
     return {
         "train_pairs": trainer.interactions.num_pairs,
         "pairs_without_any_negative": trainer.interactions.num_pairs - len(trainer.pair_ids),
-        "pairs_on_base_sampler": missing,
+        "num_missing_negatives": missing,
         "epochs": state.epoch,
         "best_epoch": state.best_epoch or state.epoch,
         "best_valid": max(0.0, state.best_metric),

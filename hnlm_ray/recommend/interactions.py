@@ -94,17 +94,15 @@ class Interactions:
         test: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> "Interactions":
         """Build from (user_ids, item_ids) of each split."""
-        nothing = (np.empty(0, np.int32), np.empty(0, np.int32))
-        user_ids, item_ids = (np.asarray(ids, np.int32) for ids in train)
+        user_ids, item_ids = np.asarray(train[0], np.int32), np.asarray(train[1], np.int32)
         if len(user_ids) == 0:
             raise UserError("there are no training pairs: nothing can be trained; check the filters of `data`")
-        return cls(
-            user_ids,
-            item_ids,
-            UserItems.from_pairs(user_ids, item_ids, num_users, num_items),
-            UserItems.from_pairs(*(valid or nothing), num_users, num_items),
-            UserItems.from_pairs(*(test or nothing), num_users, num_items),
-        )
+        nothing = (np.empty(0, np.int32), np.empty(0, np.int32))
+        rows = [
+            UserItems.from_pairs(users, items, num_users, num_items)
+            for users, items in ((user_ids, item_ids), valid or nothing, test or nothing)
+        ]
+        return cls(user_ids, item_ids, *rows)
 
     @classmethod
     def load(cls, dataset: Folder) -> "Interactions":

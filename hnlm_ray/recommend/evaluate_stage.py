@@ -1,0 +1,46 @@
+"""Stage `evaluate`: full ranking on validation and test (METHOD.md section 7)."""
+
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import torch
+
+from hnlm_ray.recommend.artifact import RecommenderArtifact
+from hnlm_ray.recommend.compiled import keep_freed_memory
+from hnlm_ray.recommend.evaluation import Evaluation, evaluate_split, item_groups, popularity_bias, user_groups
+from hnlm_ray.recommend.interactions import Interactions
+
+if TYPE_CHECKING:
+    from hnlm_ray.pipeline import StageContext
+
+
+def run(ctx: "StageContext") -> dict[str, Any]:
+    """Write `metrics.json`, `groups.json`, `popularity.json` and `per_user.parquet` (test).
+
+    Validation masks the training items, test those of training and validation.
+    """
+    config, out = ctx.config.evaluate, ctx.out("evaluation")
+    keep_freed_memory()
+    torch.set_num_threads(ctx.config.runtime.train_threads())
+    data = Interactions.load(ctx.input("dataset"))
+    scorer = RecommenderArtifact.load(ctx.input("recommender")).scorer()
+    splits = {"valid": (data.train, data.valid), "test": (data.train.union(data.valid), data.test)}
+    evaluated: dict[str, Evaluation] = {}
+    ctx.progress.start(len(splits), unit="splits")
+    for name, (seen, held_out) in splits.items():
+        evaluated[name] = evaluate_split(scorer, seen, held_out, config)
+        ctx.progress.update(1)
+    metrics = {name: evaluation.per_user.mean() for name, evaluation in evaluated.items()}
+    test = evaluated["test"]
+    out.write_json(
+        "groups.json",
+        {
+            "users": user_groups(test, data.train, config.num_user_groups),
+            "items": item_groups(test, data.train, data.test, config.ks, config.num_item_groups),
+        },
+    )
+    out.write_json("popularity.json", popularity_bias(test, data.train, config.ks))
+    columns = dict(zip(test.per_user.names, test.per_user.values.T, strict=True))
+    out.write_table("per_user.parquet", pa.table({"user_id": test.per_user.user_ids.astype("int32"), **columns}))
+    out.write_json("metrics.json", metrics)
+    return {name: len(evaluation.per_user.user_ids) for name, evaluation in evaluated.items()} | {"metrics": metrics}

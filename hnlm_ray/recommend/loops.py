@@ -1,0 +1,79 @@
+"""The training loop that Ray Train runs on every rank, for the stages `signal` and `train`."""
+
+from typing import Any
+
+import torch
+
+from hnlm_ray.distributed import rank, report, world_size
+from hnlm_ray.recommend.artifact import HISTORY_FILE, RecommenderArtifact
+from hnlm_ray.recommend.checkpoint import Checkpoint
+from hnlm_ray.recommend.config import FitConfig, SignalConfig, TrainConfig
+from hnlm_ray.recommend.engine import DeepSpeedEngine
+from hnlm_ray.recommend.fitting import LlmNegatives, build_trainer, summary_of
+from hnlm_ray.recommend.interactions import Interactions
+from hnlm_ray.recommend.pair_vectors import load_pair_vectors
+from hnlm_ray.recommend.pool import pool_from_negatives, pool_from_vectors
+from hnlm_ray.store import Folder
+
+SUMMARY_FILE = "summary.json"
+
+
+def signal_loop(loop_config: dict[str, Any]) -> None:
+    """Train the warm-up model. Keys: config, seed, dataset, out (URIs)."""
+    out, config = Folder(loop_config["out"]), SignalConfig.model_validate(loop_config["config"])
+    interactions = Interactions.load(Folder(loop_config["dataset"]))
+    tensors = _fit(interactions, config, loop_config["seed"], out, None)
+    if rank() == 0:
+        out.write_tensors("embeddings.safetensors", {name: tensors[name] for name in ("user_emb", "item_emb")})
+
+
+def train_loop(loop_config: dict[str, Any]) -> None:
+    """Train the recommender. Keys: config, seed, dataset, signal, negatives, embeddings, out (URIs)."""
+    out, config = Folder(loop_config["out"]), TrainConfig.model_validate(loop_config["config"])
+    interactions = Interactions.load(Folder(loop_config["dataset"]))
+    llm = load_llm_negatives(loop_config, interactions, config, loop_config["seed"])
+    tensors = _fit(interactions, config, loop_config["seed"], out, llm)
+    if rank() == 0:
+        RecommenderArtifact(tensors, config.result_dict(), interactions.train).save(out)
+
+
+def load_llm_negatives(
+    uris: dict[str, Any], interactions: Interactions, config: TrainConfig, seed: int
+) -> LlmNegatives | None:
+    """What `config.hnlm` needs of the artifacts `signal`, `negatives` and `embeddings`."""
+    hnlm = config.hnlm
+    if hnlm.variant == "none":
+        return None
+    embeddings = Folder(uris["embeddings"])
+    if hnlm.variant == "aligned":
+        return LlmNegatives(vectors=load_pair_vectors(embeddings, interactions, hnlm.control, seed))
+    signal = Folder(uris["signal"]).read_tensors("embeddings.safetensors")
+    if hnlm.pool_source == "negatives":
+        pool = pool_from_negatives(Folder(uris["negatives"]), interactions, hnlm.pool_size)
+    else:
+        vectors = load_pair_vectors(embeddings, interactions, hnlm.control, seed)
+        item_text_emb = embeddings.read_tensors("items.safetensors")["item_text_emb"]
+        pool = pool_from_vectors(vectors, item_text_emb, interactions, hnlm.pool_size)
+    return LlmNegatives(pool=pool, user_emb=signal["user_emb"], item_emb=signal["item_emb"])
+
+
+def _fit(
+    interactions: Interactions, config: FitConfig, seed: int, out: Folder, llm: LlmNegatives | None
+) -> dict[str, Any]:
+    """Train under DeepSpeed on this rank; rank 0 writes the history and the summary."""
+    trainer = build_trainer(
+        interactions,
+        config,
+        seed,
+        llm,
+        engine=lambda objective: DeepSpeedEngine(objective, config, world_size()),
+        device=torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else "cpu",
+        world_size=world_size(),
+        checkpoint=Checkpoint(out),
+        on_epoch=lambda epoch, metrics: report(out, metrics, done=epoch, total=config.epochs),
+    )
+    tensors = trainer.fit()
+    if rank() == 0:
+        out.write_json(HISTORY_FILE, trainer.state.history)
+        out.write_json(SUMMARY_FILE, summary_of(trainer))
+    return tensors
