@@ -119,6 +119,7 @@ class EngineManager:
         llm = self._llm
         _check_model("llm.model", model)
         is_http = llm.engine == "http"
+        cores = os.cpu_count() or 1
         spec = EngineSpec(
             role="http" if is_http else "generate",
             model=model,
@@ -129,6 +130,7 @@ class EngineManager:
             trust_remote_code=bool(llm.trust_remote_code),
             seed=llm.seed,
             gpus=llm.gpus_per_replica,
+            num_threads=llm.num_threads or max(1, cores - 1),  # one core is left to the rest of the plan
             tensor_parallel_size=llm.tensor_parallel_size,
             kv_cache_gb=llm.kv_cache_gb,
             gpu_memory_utilization=llm.gpu_memory_utilization,
@@ -163,6 +165,7 @@ class EngineManager:
             dtype=dtype,
             pooling=default_pooling(model) if chosen == "auto" else chosen,
             max_length=max_length or self._encoder.max_length,
+            num_threads=self._llm.num_threads or os.cpu_count() or 1,  # long products, few steps: every core counts
             gpus=min(1.0, self._llm.gpus_per_replica),
             kv_cache_gb=self._llm.kv_cache_gb,
             gpu_memory_utilization=self._llm.gpu_memory_utilization,
@@ -223,7 +226,6 @@ def host_plan(llm: LLMConfig, *, gpus: float, is_http: bool) -> HostPlan:
     return HostPlan(
         replicas=(1, 1) if is_http else llm.replicas,
         options=options,
-        num_threads=0 if gpus else llm.num_threads or max(1, (os.cpu_count() or 1) - 1),
         imports_vllm=not is_http,
         start_timeout_s=llm.start_timeout_s,
         unit_timeout_s=llm.unit_timeout_s,

@@ -29,7 +29,6 @@ class HostPlan:
     replicas: tuple[int, int]
     options: dict[str, Any]
     """Ray actor options: num_cpus, num_gpus, memory, accelerator_type."""
-    num_threads: int
     imports_vllm: bool
     start_timeout_s: float
     unit_timeout_s: float
@@ -57,8 +56,9 @@ class EngineHost:
         self._build = build
         self._engines: dict[str, Engine] = {}
         self._loading = threading.Lock()
-        if plan.num_threads:
-            os.environ["OMP_NUM_THREADS"] = str(plan.num_threads)  # before torch is imported; Ray has set 1
+        # Ray has set OMP_NUM_THREADS to 1; each engine sets its own number. Idle threads must not spin: on busy
+        # cores that costs ten times the work.
+        os.environ |= {"OMP_NUM_THREADS": str(os.cpu_count() or 1), "OMP_WAIT_POLICY": "PASSIVE"}
         if plan.imports_vllm:
             if not plan.options.get("num_gpus"):
                 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # each process would import everything again

@@ -29,6 +29,8 @@ class EngineSpec:
     max_length: int = 512
     """Role `embed`: tokens per text; the rest is cut."""
     gpus: float = 0.0
+    num_threads: int = 0
+    """Compute threads on a CPU; 0 = as the process has them."""
     tensor_parallel_size: int = 1
     kv_cache_gb: float = 1.0
     gpu_memory_utilization: float = 0.9

@@ -148,7 +148,11 @@ class VLLMEngine:
         return call.results
 
     def _loop(self) -> None:
+        import torch
+
         try:
+            if self._spec.num_threads:
+                torch.set_num_threads(self._spec.num_threads)  # holds for this thread: engines side by side differ
             while self._take_work():
                 for output in self._engine.step():
                     if output.finished:

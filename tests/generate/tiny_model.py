@@ -9,7 +9,9 @@ CHAT_TEMPLATE = (
 )
 
 
-def make_tiny_llama(folder: Path, sentences: Sequence[str], *, max_len: int = 768, dim: int = 64, seed: int = 0) -> Path:
+def make_tiny_llama(
+    folder: Path, sentences: Sequence[str], *, max_len: int = 768, dim: int = 64, seed: int = 0
+) -> Path:
     """Train a byte-level BPE on `sentences`, draw weights, save both in `folder`."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
