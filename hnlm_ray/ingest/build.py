@@ -1,5 +1,6 @@
 """From raw data to the data set: the steps of `ingest` in their order."""
 
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -51,6 +52,8 @@ class Build:
         is_large = num_bytes >= _RAY_FROM_BYTES or num_rows >= _RAY_FROM_ROWS
         self.on_ray = config.engine == "ray" or (config.engine == "auto" and is_large)
         self.steps: list[dict[str, Any]] = []
+        self.seconds: dict[str, float] = {}
+        """Wall-clock seconds of each step; not part of the data set, which is the same whatever the machine."""
 
     def run(self) -> dict[str, Any]:
         """Write data set and quarantine; returns what also stands in `dataset/stats.json`."""
@@ -74,9 +77,11 @@ class Build:
         """Run a step over all its tasks and count them on the progress line; results in the order of the tasks."""
         results: dict[int, Result] = {}
         self.progress.update(0, note=name)
+        started = time.perf_counter()
         for number, result in run_tasks(function, range(num), on_ray=self.on_ray):
             results[number] = result
             self.progress.update(int(counted), note=name)
+        self.seconds[name] = time.perf_counter() - started
         return [results[number] for number in range(num)]
 
     def _read(self, table: TableName, function: Callable[..., Result], num_buckets: int) -> dict[str, Any]:
@@ -136,7 +141,9 @@ class Build:
         if k <= 1:
             return "core/0"
         self.progress.update(1, note=f"{k}-core")
+        started = time.perf_counter()
         self.core_rounds = k_core_rounds(self.work, self.num_buckets, degrees, k, on_ray=self.on_ray)
+        self.seconds["k-core"] = time.perf_counter() - started
         self._step(f"{k}-core", **self.core_rounds[-1])
         return f"core/{len(self.core_rounds)}"
 
