@@ -26,8 +26,8 @@ _SECRET_FILES = (
     ".env", ".env.*", "*.env", ".envrc", ".netrc", "_netrc", ".pgpass", ".pypirc", ".npmrc", ".git-credentials",
     ".htpasswd", ".s3cfg", ".boto", "*.pem", "*.key", "*.ppk", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.kdbx",
     "*.gpg", "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "kubeconfig*", "auth_token", "token", "*.token",
-    "api_key*", "apikey*", "credentials", "credentials.*", "*credentials*.json", "*credentials*.y*ml", "client_secret*", "secret.*",
-    "secrets.*", "*service-account*.json", "*service_account*.json",
+    "api_key*", "apikey*", "credentials", "credentials.*", "*credentials*.json", "*credentials*.y*ml",
+    "client_secret*", "secret.*", "secrets.*", "*service-account*.json", "*service_account*.json",
 )  # fmt: skip
 _SECRET_TEXT = re.compile(
     rb"-----BEGIN [A-Z ]*PRIVATE KEY"

@@ -30,6 +30,7 @@ _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _RECONNECTS = 5
 """Lost log connections in a row, without a line between them, after which following gives up."""
 _STOP_TIMEOUT_S = 60.0
+_AGENT_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ def submit(config_path: str, overrides: Sequence[str], options: SubmitOptions, t
         staged.mkdir()
         copy_package(package, options.working_dir, staged)
         (staged / _CONFIG_NAME).write_text(_resolved(config), encoding="utf-8")
-        job_id = client.submit_job(
+        job_id = _submit_when_ready(
+            client,
             entrypoint=shlex.join([*_COMMAND, options.run_dir, "--until", options.until]),
             runtime_env=_runtime_env(config, staged, options),
             metadata={"name": config.name, "run_dir": options.run_dir},
@@ -125,6 +127,7 @@ def connect(address: str) -> "JobSubmissionClient":
     Raises:
         UserError: nothing answers there, or it wants a token that this machine does not show.
     """
+    from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
     if not address.startswith(("http://", "https://")):
@@ -134,14 +137,28 @@ def connect(address: str) -> "JobSubmissionClient":
         client.list_jobs()
     except ConnectionError as error:
         raise UserError(f"no Ray dashboard answers at {address}: {_one_line(error)}") from None
-    except RuntimeError as error:
-        if "auth" not in str(error).lower():
-            raise
+    except AuthenticationError as error:
         raise UserError(
             f"the cluster at {address} wants its token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or write it to "
-            f"~/.ray/auth_token ({_one_line(error)})"
+            f"~/.ray/auth_token ({_one_line(error)[:100]})"
         ) from None
     return client
+
+
+def _submit_when_ready(client: "JobSubmissionClient", **job: Any) -> str:
+    """Submit a job; a head that has just come up answers before its agent can take one."""
+    deadline = time.monotonic() + _AGENT_TIMEOUT_S
+    while True:
+        try:
+            return str(client.submit_job(**job))
+        except RuntimeError as error:
+            if "No available agent" not in str(error):
+                raise
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"the cluster took no job in {_AGENT_TIMEOUT_S:g} s: see dashboard_agent.log on its head"
+                ) from None
+        time.sleep(1.0)
 
 
 def _check_run_dir(run_dir: str) -> None:
