@@ -5,6 +5,7 @@ and times. The baseline is what one would write in a notebook: pandas, the table
 changes; it does less (no cleaning, no split, nothing written), and its core must be the same.
 """
 
+import contextlib
 import resource
 import shutil
 import statistics
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -43,6 +45,8 @@ class _Run:
     """What one ingest took and left."""
 
     total_s: float
+    cpu_s: float
+    """Processor time of all processes: grows as the work does, also on a machine that is busy elsewhere."""
     to_core_s: float
     """Reading, de-duplication, ids and k-core: without split, writing and items."""
     peak_gb: float
@@ -80,6 +84,7 @@ def measure(options: BenchOptions) -> Measurement:
         run, name = runs[size], _short(size)
         figures[f"ingest_{name}_s"] = run.total_s
         figures[f"to_core_{name}_s"] = run.to_core_s
+        figures[f"cpu_{name}_s"] = run.cpu_s
         figures[f"tree_peak_{name}_gb"] = run.peak_gb
         figures[f"rounds_{name}"] = run.num_rounds
         figures[f"rows_per_s_{name}"] = size / run.total_s
@@ -89,6 +94,7 @@ def measure(options: BenchOptions) -> Measurement:
     figures[f"pandas_core_{name}_s"] = statistics.median(seconds for seconds, _ in baseline)
     figures["driver_peak_gb"] = driver_gb
     growth = (runs[sizes[-1]].total_s / sizes[-1]) / (runs[sizes[-2]].total_s / sizes[-2])
+    figures["cpu_growth_ratio"] = (runs[sizes[-1]].cpu_s / sizes[-1]) / (runs[sizes[-2]].cpu_s / sizes[-2])
     bars = [
         Bar(f"tree_peak_{_short(sizes[-1])}_gb", runs[sizes[-1]].peak_gb, _MAX_TREE_GB, better="lower"),
         Bar(f"growth_{_short(sizes[-2])}_to_{_short(sizes[-1])}_ratio", growth, _MAX_GROWTH, better="lower"),
@@ -133,15 +139,26 @@ def _ingest(raw: Path, scratch: Path) -> _Run:
     )
     out = scratch / "out"
     with MemoryMonitor(interval_s=0.5) as memory:
-        started = time.perf_counter()
+        started, cpu_before = time.perf_counter(), _tree_cpu_s()
         build = Build(config, 0, Folder(out / "dataset"), Folder(out / "quarantine"), Progress("ingest"))
         stats = build.run()
-        total_s = time.perf_counter() - started
+        total_s, cpu_s = time.perf_counter() - started, _tree_cpu_s() - cpu_before
     shutil.rmtree(out)
     core = next(step for step in stats["steps"] if step["step"] == f"{_K}-core")
     to_core_s = sum(build.seconds[name] for name in ("read interactions", "index", "encode", "k-core"))
     counts = (core["users"], core["items"], core["interactions"])
-    return _Run(total_s, to_core_s, memory.peak_gb, counts, len(stats["core_rounds"]))
+    return _Run(total_s, cpu_s, to_core_s, memory.peak_gb, counts, len(stats["core_rounds"]))
+
+
+def _tree_cpu_s() -> float:
+    """Processor seconds so far of this process and everything it started that still runs."""
+    own = psutil.Process()
+    total = 0.0
+    for process in [own, *own.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
 
 
 def _pandas_core(raw: Path) -> tuple[float, tuple[int, int, int]]:

@@ -19,7 +19,7 @@ from hnlm_ray.ingest.rows import read_rows, total
 from hnlm_ray.ingest.schema import SPLITS, Part, TableName
 from hnlm_ray.ingest.source import input_size
 from hnlm_ray.ingest.stats import make_stats
-from hnlm_ray.ingest.tasks import Result, run_tasks
+from hnlm_ray.ingest.tasks import Remembered, Result, run_tasks
 from hnlm_ray.progress import Progress
 from hnlm_ray.store import Folder
 
@@ -31,7 +31,10 @@ _RAY_FROM_ROWS = 2_000_000
 
 
 class Build:
-    """One ingest: the folders, the number of buckets, and where tasks run."""
+    """One ingest: the folders, the number of buckets, and where tasks run.
+
+    `dataset` and `quarantine` belong to this config and this input alone; what a killed run left there is used.
+    """
 
     def __init__(
         self,
@@ -57,9 +60,6 @@ class Build:
 
     def run(self) -> dict[str, Any]:
         """Write data set and quarantine; returns what also stands in `dataset/stats.json`."""
-        self.work.delete()
-        self.dataset.delete()
-        self.quarantine.delete()
         self.quarantine.fs.create_dir(self.quarantine.path, recursive=True)
         self.progress.start(len(self.parts) + 5 * self.num_buckets + 2, unit="tasks")
         read = self._read("interactions", read_rows, self.num_buckets)
@@ -74,7 +74,8 @@ class Build:
         return stats
 
     def _each(self, name: str, function: Callable[[int], Result], num: int, counted: bool = True) -> list[Result]:
-        """Run a step over all its tasks and count them on the progress line; results in the order of the tasks."""
+        """Run what is left of a step's tasks and count them on the progress line; results in the tasks' order."""
+        function = Remembered(function, self.work.child("done", name.replace(" ", "-")))
         results: dict[int, Result] = {}
         self.progress.update(0, note=name)
         started = time.perf_counter()
@@ -96,7 +97,9 @@ class Build:
         publish(self.work, self.quarantine, table, parts, [result["lines"] for result in results])
         counts = total(result["counts"] for result in results)
         reasons = total(result["reasons"] for result in results)
-        refuse_too_many(table, counts["bad"], counts["read"], self.config.max_bad_fraction, reasons)
+        refuse_too_many(
+            table, counts["bad"], counts["read"], self.config.max_bad_fraction, reasons, self.quarantine.uri
+        )
         return {"counts": counts, "reasons": dict(reasons.most_common())}
 
     def _note_reading(self, read: dict[str, Any]) -> None:
@@ -197,7 +200,7 @@ class Build:
         later = 0
         while True:
             count = partial(buckets.count_times, self.work, core, unit_s, since, until)
-            results = self._each("times", count, self.num_buckets, counted=False)
+            results = self._each(f"times {since} {unit_s}", count, self.num_buckets, counted=False)
             if num_null := sum(result["null"] for result in results):
                 raise UserError(
                     f"data.split.kind=time needs a timestamp in every row, and {num_null:,} have none: "

@@ -48,7 +48,8 @@ def k_core_rounds(
             counts["interactions"] += result["interactions"]
             counts["users"] += result["users"]
         rounds.append(counts)
-        before.delete()
+        if rounds[1:]:
+            before.delete()  # not the pairs of the start, from which a killed run begins again
         still = item_degrees >= k
         if (still == alive).all():
             return rounds

@@ -41,11 +41,11 @@ def publish(work: Folder, quarantine: Folder, table: str, parts: Sequence[Part],
             quarantine.write_table(name, rows.set_column(1, "row", absolute))
 
 
-def refuse_too_many(table: str, num_bad: int, num_read: int, limit: float, reasons: Counter[str]) -> None:
+def refuse_too_many(table: str, num_bad: int, num_read: int, limit: float, reasons: Counter[str], place: str) -> None:
     """Raise `UserError` with the five most common reasons when the bad rows pass the limit."""
     if num_read and num_bad / num_read > limit:
         common = "; ".join(f"{reason}: {count:,}" for reason, count in reasons.most_common(5))
         raise UserError(
             f"{num_bad:,} of {num_read:,} {table} rows ({num_bad / num_read:.1%}) are unusable, more than "
-            f"data.max_bad_fraction={limit:g} allows ({common}); mend what the quarantine folder lists, or raise it"
+            f"data.max_bad_fraction={limit:g} allows ({common}); mend what {place} lists, or raise it"
         )

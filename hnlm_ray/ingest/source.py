@@ -14,7 +14,7 @@ from hnlm_ray.ingest.config import DataConfig
 from hnlm_ray.ingest.files import compression_of, list_files, open_parquet
 from hnlm_ray.ingest.readers import make_reader
 from hnlm_ray.ingest.rows import refuse_incomplete
-from hnlm_ray.ingest.schema import Part
+from hnlm_ray.ingest.schema import Part, TableName
 from hnlm_ray.store import Folder
 
 _HASH_UP_TO_BYTES = 1 << 30
@@ -77,9 +77,9 @@ def plan_counts(config: DataConfig) -> dict[str, Any]:
         return {"interactions": rows, "items": shop.num_items, "users": shop.num_users, "exact": False}
     counts: Counter[str] = Counter()
     exact = True
-    for part in make_reader(config).parts():
-        rows, is_exact = _rows_of(Folder(config.path).fs, part)
-        counts[part.table] += rows
+    for (name, path), table in _files(make_reader(config).parts()).items():
+        rows, is_exact = _num_rows(Folder(config.path).fs, path, name)
+        counts[table] += rows
         exact &= is_exact
     return {**{table: counts.get(table) for table in ("interactions", "items", "users")}, "exact": exact}
 
@@ -90,8 +90,10 @@ def input_size(config: DataConfig, parts: list[Part]) -> tuple[int, int]:
         rows = round(config.synthetic.num_users * config.synthetic.interactions_per_user)
         return rows * 100, rows
     fs = Folder(config.path).fs
-    sizes = {part.path: _plain_bytes(fs, part) for part in parts if part.table == "interactions"}
-    return sum(sizes.values()), sum(_rows_of(fs, part)[0] for part in parts if part.table == "interactions")
+    files = [file for file, table in _files(parts).items() if table == "interactions"]
+    return sum(_plain_bytes(fs, path, name) for name, path in files), sum(
+        _num_rows(fs, path, name)[0] for name, path in files
+    )
 
 
 def input_fingerprint(config: DataConfig) -> str:
@@ -112,20 +114,22 @@ def input_fingerprint(config: DataConfig) -> str:
     return digest.hexdigest()
 
 
-def _plain_bytes(fs: pafs.FileSystem, part: Part) -> int:
-    if part.name.endswith(".parquet"):
-        metadata = open_parquet(fs, part.path, part.name).metadata
+def _files(parts: list[Part]) -> dict[tuple[str, str], TableName]:
+    """(name, path) of every file -> its table."""
+    return {(part.name, part.path): part.table for part in parts}
+
+
+def _plain_bytes(fs: pafs.FileSystem, path: str, name: str) -> int:
+    if name.endswith(".parquet"):
+        metadata = open_parquet(fs, path, name).metadata
         return sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
-    return int(fs.get_file_info(part.path).size) * (_COMPRESSION_RATIO if compression_of(part.name) else 1)
+    return int(fs.get_file_info(path).size) * (_COMPRESSION_RATIO if compression_of(name) else 1)
 
 
-def _rows_of(fs: pafs.FileSystem, part: Part) -> tuple[int, bool]:
-    """Rows of one part, and whether the number is exact."""
-    if part.name.endswith(".parquet"):
-        metadata = open_parquet(fs, part.path, part.name).metadata
-        return sum(metadata.row_group(group).num_rows for group in range(part.start, part.stop)), True
-    size = _plain_bytes(fs, part)
-    size = (size if part.stop < 0 else min(part.stop, size)) - part.start
-    with fs.open_input_stream(part.path, compression=compression_of(part.name)) as stream:
+def _num_rows(fs: pafs.FileSystem, path: str, name: str) -> tuple[int, bool]:
+    """Rows of one file, and whether the number is exact."""
+    if name.endswith(".parquet"):
+        return int(open_parquet(fs, path, name).metadata.num_rows), True
+    with fs.open_input_stream(path, compression=compression_of(name)) as stream:
         head = stream.read(1 << 20)
-    return round(size / max(len(head), 1) * head.count(b"\n")), False
+    return round(_plain_bytes(fs, path, name) / max(len(head), 1) * head.count(b"\n")), False

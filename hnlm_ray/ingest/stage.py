@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 def run(ctx: "StageContext") -> dict[str, Any]:
     """Read, clean, filter and split `config.data`.
 
-    Writes the artifacts `dataset` and `quarantine`; returns the counts of `dataset/stats.json`. An interrupted ingest
-    starts again: its steps are passes over files, and half of one is worth little.
+    Writes the artifacts `dataset` and `quarantine`; returns the counts of `dataset/stats.json`. After a kill, tasks
+    that were finished are not run again.
 
     Raises:
         UserError: nothing to read, nothing left after a filter, or more bad rows than the config allows.

@@ -6,9 +6,11 @@ holds a data set, memory is bounded by what one task holds, and both ways give t
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from hnlm_ray.errors import UserError
+from hnlm_ray.store import Folder
 
 Result = dict[str, Any]
 
@@ -31,6 +33,21 @@ def run_tasks(
         if row["user_error"]:
             raise UserError(row["user_error"])
         yield row["number"], json.loads(row["result"])
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """A function whose results are kept in a folder: after a crash, finished tasks are not run again."""
+
+    function: Callable[[int], Result]
+    results: Folder
+
+    def __call__(self, number: int) -> Result:
+        name = f"{number:06d}.json"
+        if not self.results.exists(name):
+            self.results.write_json(name, self.function(number))  # last, when the task's files are complete
+        result: Result = self.results.read_json(name)
+        return result
 
 
 class _OneTask:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from hnlm_ray.errors import UserError
 from hnlm_ray.ingest.files import bare_name, line_parts, open_parquet, read_head, row_group_parts, stream_lines
 from hnlm_ray.ingest.readers.base import FileReader, parse_json_lines, shown
 from hnlm_ray.ingest.readers.columns import USUAL_NAMES, resolve_columns
@@ -66,7 +67,7 @@ class TablesReader(FileReader):
         records = csv.reader((f"{line}\n" for line in lines), delimiter="\t" if _ending(part.name) == ".tsv" else ",")
         header = next(records, [])
         names = resolve_columns(self._config.columns, part, header)
-        while batch := [(records.line_num - 1, record) for record in islice(records, _BATCH_ROWS) if record]:
+        while batch := _numbered(records, part):
             bad = [
                 BadRow(row, f"has {len(record)} of {len(header)} fields", shown(str(record).encode("utf-8", "replace")))
                 for row, record in batch
@@ -90,6 +91,16 @@ class TablesReader(FileReader):
                 canonical: [record.get(name) for record in records] for canonical, name in names.items()
             }
             yield Chunk(dict(columns), np.array(rows, dtype=np.int64), first + len(lines), bad)
+
+
+def _numbered(records: Any, part: Part) -> list[tuple[int, list[str]]]:
+    """The next records of a csv reader, each with the number of the line it ends in, counted from 0."""
+    try:
+        return [(records.line_num - 1, record) for record in islice(records, _BATCH_ROWS) if record]
+    except csv.Error as error:
+        raise UserError(
+            f"{part.name!r} cannot be read past line {records.line_num} ({error}): is a quote not closed?"
+        ) from None
 
 
 def _ending(name: str) -> str:
