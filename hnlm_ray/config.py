@@ -72,7 +72,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise UserError(f"config {str(path)!r} holds a {type(values).__name__}: a mapping of sections is expected")
     values.setdefault("name", file.stem)
     for override in overrides:
-        _apply(values, override)
+        apply_override(values, override)
     return parse_config(values)
 
 
@@ -84,7 +84,8 @@ def parse_config(values: Mapping[str, Any]) -> RunConfig:
         raise UserError(_in_words(error)) from None
 
 
-def _apply(values: dict[str, Any], override: str) -> None:
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Set the key of one `KEY=VALUE` in nested plain values. Raises `UserError` where it is no such pair."""
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise UserError(f"--set {override!r} is not understood: write KEY=VALUE, for example train.epochs=5")
