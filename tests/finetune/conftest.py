@@ -3,8 +3,7 @@
 from pathlib import Path
 
 import pytest
-
-from tests.finetune.world import World, make_bert, make_llama, make_world
+from finetune_world import World, make_bert, make_llama, make_world
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
+from finetune_world import NUM_ITEMS, World
 
 from hnlm_ray.finetune.config import FinetuneConfig
 from hnlm_ray.finetune.pairs import PairTexts, Sources, nearest_others, top_items
 from hnlm_ray.finetune.texts import TextTemplate
 from hnlm_ray.finetune.triplets import TripletMaker, cf_percentiles, choose, pair_hash
-from tests.finetune.world import NUM_ITEMS, World
 
 TEMPLATE = TextTemplate(96, "neighbors", 3, 8)
 

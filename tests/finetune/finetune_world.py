@@ -14,13 +14,21 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 
 from hnlm_ray.config import RunConfig, parse_config
+from hnlm_ray.finetune.config import EncoderConfig, FinetuneConfig
+from hnlm_ray.finetune.encoder import make_spec
+from hnlm_ray.finetune.pairs import PairTexts, Sources
+from hnlm_ray.finetune.texts import TextTemplate
+from hnlm_ray.finetune.trainer import TrainJob
+from hnlm_ray.finetune.triplet_dataset import write_candidates
+from hnlm_ray.finetune.triplets import TripletMaker
 from hnlm_ray.pipeline import STAGE_NAMES, Run, StageContext
 from hnlm_ray.progress import Progress
-from hnlm_ray.store import RunDir
+from hnlm_ray.store import Folder, RunDir
 
 NUM_USERS, NUM_ITEMS, DIM = 24, 48, 8
 GENRES = ("crime", "romance")
 KINDS = ("noir", "cosy")
+WORDS = "a miss for this user User : Near the Chosen About enjoys books book story fans of item . ; A near"
 
 
 @dataclass(frozen=True)
@@ -107,30 +115,7 @@ def _unit(vector: np.ndarray) -> np.ndarray:
 
 
 def _tokenizer(special: list[str]) -> PreTrainedTokenizerFast:
-    words = [
-        "a",
-        "miss",
-        "for",
-        "this",
-        "user",
-        "User",
-        ":",
-        "Near",
-        "the",
-        "Chosen",
-        "About",
-        "enjoys",
-        "books",
-        "book",
-        "story",
-        "fans",
-        "of",
-        "item",
-        ".",
-        ";",
-        "A",
-        "near",
-    ]
+    words = WORDS.split()
     words += [*GENRES, *KINDS, *map(str, range(NUM_ITEMS))]
     vocab = {word: number for number, word in enumerate(dict.fromkeys([*special, *words]))}
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
@@ -171,3 +156,20 @@ def make_llama(folder: Path) -> str:
     LlamaModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
+
+
+def make_job(world: World, model: str, out: Path, **config: object) -> dict[str, object]:
+    """A training job over triplets of all training pairs, as plain values."""
+    settings = FinetuneConfig.model_validate(config)
+    template = TextTemplate(64, "none", 3, 8)
+    sources = Sources(
+        world.run_dir.artifact("dataset", "v").child("train").uri,
+        *(world.run_dir.artifact(name, "v").uri for name in ("profiles", "signal", "negatives")),
+    )
+    users, items = (np.array(column) for column in zip(*world.train, strict=True))
+    folder = Folder(out)
+    folder.write_table("triplets/part-0.parquet", TripletMaker(sources, template, settings, seed=0)(users, items))
+    write_candidates(PairTexts(sources, template), settings, 0, folder)
+    spec = make_spec(EncoderConfig(model=model), template)
+    triplets = folder.child("triplets").uri
+    return vars(TrainJob(triplets, folder.uri, folder.uri, settings.model_dump(mode="json"), spec.as_json(), 0))
