@@ -141,9 +141,9 @@ class Build:
         """Folder below `work` that holds the pairs of the k-core."""
         self.core_rounds: list[dict[str, int]] = []
         k = self.config.filters.k_core
+        self.progress.update(1, note=f"{k}-core")
         if k <= 1:
             return "core/0"
-        self.progress.update(1, note=f"{k}-core")
         started = time.perf_counter()
         self.core_rounds = k_core_rounds(self.work, self.num_buckets, degrees, k, on_ray=self.on_ray)
         self.seconds["k-core"] = time.perf_counter() - started
