@@ -12,7 +12,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 _INK, _MUTED, _GRID = "#010101", "#020202", "#030303"
 _SERIES = ("#040401", "#040402", "#040403", "#040404", "#040405", "#040406")
@@ -84,6 +84,8 @@ def lines(
                 f"{y[best]:.3f}", (x[best], y[best]), (0, 6), textcoords="offset points", ha="center", fontsize=8
             )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
+    low, high = axes.get_xlim()
+    axes.set_xlim(min(low, (low + high) / 2 - 1), max(high, (low + high) / 2 + 1))  # one point is not the whole axis
     axes.margins(y=0.15)
     if from_zero:
         axes.set_ylim(bottom=0)
@@ -150,7 +152,8 @@ def histogram(
     if log:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-        axes.xaxis.set_minor_formatter(lambda _value, _: "")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlim(low, high)
     return _finish(figure, axes, xlabel, ylabel, legend=len(histograms) > 1)
 

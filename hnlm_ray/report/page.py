@@ -12,7 +12,8 @@ from hnlm_ray.report import charts
 from hnlm_ray.report.facts.texts import token_rates
 
 _TEMPLATE = "report.html"
-_VALIDATION_METRICS = ("recall", "ndcg")
+_SCORES = ("recall@", "ndcg@", "accuracy@")
+"""Validation metrics whose curves are drawn."""
 
 
 def render(report: Mapping[str, Any]) -> str:
@@ -114,18 +115,14 @@ def _grounding_plots(grounding: Mapping[str, Any], _report: Mapping[str, Any]) -
 def _history_plots(history: Mapping[str, Any], _report: Mapping[str, Any]) -> dict[str, str]:
     drawn = {}
     for stage, curves in history.items():
-        losses = {name: points for name, points in curves.items() if "loss" in name.rpartition(".")[2]}
-        scores = {name: points for name, points in curves.items() if _is_score(name)}
+        named = {words(name.removeprefix("valid.")): points for name, points in curves.items()}
+        losses = {name: points for name, points in named.items() if "loss" in name}
+        scores = {name: points for name, points in named.items() if name.startswith(_SCORES)}
         if losses:
             drawn[f"{stage}_loss"] = charts.lines(losses, "epoch", "loss")
         if scores:
             drawn[f"{stage}_scores"] = charts.lines(scores, "epoch", "validation", mark_best=True)
     return drawn
-
-
-def _is_score(name: str) -> bool:
-    leaf = name.rpartition(".")[2]
-    return leaf.partition("@")[0] in _VALIDATION_METRICS or "accuracy" in leaf
 
 
 _ORIGINS = {"llm": "grounded text negatives", "semantic": "semantic neighbours"}

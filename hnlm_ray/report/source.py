@@ -85,17 +85,27 @@ def rows_of(folder: Folder, name: str, key: str, ids: list[int], columns: list[s
 def spread_rows(
     folder: Folder, name: str, num_rows: int, columns: list[str], where: pc.Expression | None = None
 ) -> list[dict[str, Any]]:
-    """At most `num_rows` rows, evenly spread over at most as many shards: the same ones for the same table."""
+    """At most `num_rows` rows that are as `where` says, evenly spread: the same ones for the same table.
+
+    Shards are read from the first to the last in equal strides, until there are enough rows.
+    """
     shards = folder.parquet_files(name)
-    if not shards or num_rows == 0:
-        return []
-    picked = [shards[index] for index in _spread(len(shards), num_rows)]
     found: list[dict[str, Any]] = []
-    for index, shard in enumerate(picked):
-        table = pads.dataset(shard, filesystem=folder.fs, format="parquet").to_table(columns=columns, filter=where)
-        share = -(-(num_rows - len(found)) // (len(picked) - index))
-        found += table.take(_spread(table.num_rows, share)).to_pylist()
+    for visited, index in enumerate(_strides(len(shards), num_rows)):
+        if len(found) >= num_rows:
+            break
+        dataset = pads.dataset(shards[index], filesystem=folder.fs, format="parquet")
+        table = dataset.to_table(columns=columns, filter=where)
+        still = max(1, min(len(shards), num_rows) - visited)
+        places = _spread(table.num_rows, -(-(num_rows - len(found)) // still))
+        found += table.take(pa.array(places, pa.int64())).to_pylist()
     return found
+
+
+def _strides(total: int, num: int) -> list[int]:
+    """All positions: `num` evenly spread ones first, the others behind them."""
+    first = _spread(total, num)
+    return first + sorted(set(range(total)) - set(first))
 
 
 def _spread(total: int, num: int) -> list[int]:

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from made_up_run import HOSTILE_TEXT, HOSTILE_TITLE, NUM_ITEMS, write_finished_run
 
@@ -121,11 +123,12 @@ def test_llm_statistics_by_hand(report: dict[str, Any]) -> None:
 
 
 def test_token_rates_by_hand() -> None:
-    # 100 tokens/s for 10 s, then 300 tokens/s for 10 s
-    points = [(1000.0, 50), (1010.0, 1050), (1020.0, 4050)]
-    assert token_rates(points) == [(5.0, 100.0), (15.0, 300.0)]
-    assert token_rates(points[:2]) == []
-    assert token_rates([(5.0, 1)] * 4) == []
+    # a unit every 2 s: 100 tokens/s for the first 10 s, then 300 tokens/s
+    tokens = [50 + 200 * unit if unit <= 5 else 1050 + 600 * (unit - 5) for unit in range(11)]
+    points = [(1000.0 + 2 * unit, of) for unit, of in enumerate(tokens)]
+    assert token_rates(points, num_bins=2) == [(5.0, 100.0), (15.0, 300.0)]
+    assert token_rates(points[:6]) == []  # too few units
+    assert token_rates([(time / 100, of) for time, of in points]) == []  # too short
 
 
 def test_degree_histograms_by_hand(report: dict[str, Any], finished_run: RunDir) -> None:
@@ -152,6 +155,7 @@ def test_samples_are_joined_with_their_own_rows(report: dict[str, Any], finished
         near = [row for row in grounded if (row["user_id"], row["item_id"]) == (sample["user_id"], sample["item_id"])]
         nearest = [titles[row["negative_item_id"]] for row in near if row["rank"] == 0]
         assert sample["grounded"][0]["title"] in nearest
+        assert sample["text"]
         assert sample["title"] == titles[sample["item_id"]]
         assert sample["user_key"] == f"reader<{sample['user_id']}>"
     assert len(report["triplets"]["samples"]) == 20
@@ -234,14 +238,18 @@ def test_histograms_by_hand() -> None:
 
 
 def test_spread_rows_takes_from_all_shards(tmp_path: Path) -> None:
-    import pyarrow as pa
-
     folder = Folder(tmp_path)
     for shard in range(4):
         folder.write_table(f"t/part-{shard}.parquet", pa.table({"x": list(range(10 * shard, 10 * shard + 10))}))
-    assert [row["x"] for row in spread_rows(folder, "t", 4, ["x"])] == [0, 10, 20, 30]
-    assert [row["x"] for row in spread_rows(folder, "t", 6, ["x"])][:2] == [0, 9]
-    assert len(spread_rows(folder, "t", 1000, ["x"])) == 40
+
+    def taken(num_rows: int, where: pc.Expression | None = None) -> list[int]:
+        return [row["x"] for row in spread_rows(folder, "t", num_rows, ["x"], where)]
+
+    assert taken(4) == [0, 10, 20, 30]
+    assert taken(2) == [0, 30]
+    assert taken(6)[:2] == [0, 9]
+    assert len(taken(1000)) == 40
+    assert taken(3, pc.field("x").isin([25, 39])) == [39, 25]  # shards without such rows do not shorten the sample
     assert spread_rows(folder, "absent", 3, ["x"]) == []
 
 

@@ -15,6 +15,8 @@ _TASKS = {
     "negatives": ("negative", "negatives", "pairs"),
 }
 """Name in the report -> (stage, artifact, table)."""
+_USABLE = pc.field("status") == "ok"
+_SHORTEST_TASK_S = 5.0
 _SIMILARITY_EDGES = np.linspace(-1, 1, 81)
 
 
@@ -50,18 +52,22 @@ def _task(folder: Folder, name: str) -> dict[str, Any]:
 
 
 def token_rates(points: Sequence[tuple[float, int]], num_bins: int = 24) -> list[tuple[float, float]]:
-    """(seconds since the first unit ended, tokens/s) from (time, tokens so far); empty for fewer than three points."""
-    if len(points) < 3 or points[-1][0] <= points[0][0]:
+    """(seconds since the first unit ended, tokens/s) from (time, tokens so far) at the end of each unit.
+
+    Units end in bursts, so that a speed needs several of them: three per bin, and nothing below a few seconds.
+    """
+    num_bins = min(num_bins, (len(points) - 1) // 3)
+    if num_bins < 2 or points[-1][0] - points[0][0] < _SHORTEST_TASK_S:
         return []
     times, tokens = np.array(points, dtype=np.float64).T
-    edges = np.linspace(times[0], times[-1], min(num_bins, len(points) - 1) + 1)
+    edges = np.linspace(times[0], times[-1], num_bins + 1)
     rates = np.diff(np.interp(edges, times, tokens)) / np.diff(edges)
     middles = (edges[:-1] + edges[1:]) / 2 - times[0]
     return [(float(middle), float(rate)) for middle, rate in zip(middles, rates, strict=True)]
 
 
 def sample_facts(source: Source) -> dict[str, Any]:
-    """Profiles of items and users, and text negatives with the catalogue items they are grounded in, in words."""
+    """Usable profiles of items and users, and text negatives with the items they are grounded in, in words."""
     samples: dict[str, Any] = {}
     if source.has("profiles"):
         samples["item_profiles"] = _item_profiles(source)
@@ -72,15 +78,15 @@ def sample_facts(source: Source) -> dict[str, Any]:
 
 
 def _item_profiles(source: Source) -> list[dict[str, Any]]:
-    columns = ["item_id", "text", "reasoning", "status", "error", "source"]
-    rows = spread_rows(source.folders["profiles"], "items", source.settings.num_samples, columns)
+    columns = ["item_id", "text", "reasoning", "source"]
+    rows = spread_rows(source.folders["profiles"], "items", source.settings.num_samples, columns, _USABLE)
     titles = source.item_titles([row["item_id"] for row in rows])
     return [{"title": titles[row["item_id"]], **row} for row in rows]
 
 
 def _user_profiles(source: Source) -> list[dict[str, Any]]:
-    columns = ["user_id", "text", "reasoning", "status", "error"]
-    rows = spread_rows(source.folders["profiles"], "users", source.settings.num_samples, columns)
+    columns = ["user_id", "text", "reasoning"]
+    rows = spread_rows(source.folders["profiles"], "users", source.settings.num_samples, columns, _USABLE)
     keys = _user_keys(source, [row["user_id"] for row in rows])
     return [{"user_key": keys[row["user_id"]], **row} for row in rows]
 
@@ -92,8 +98,8 @@ def _user_keys(source: Source, user_ids: list[int]) -> dict[int, str]:
 
 def _negatives(source: Source) -> list[dict[str, Any]]:
     folder = source.folders["negatives"]
-    columns = ["user_id", "item_id", "text", "reasoning", "status", "error"]
-    rows = spread_rows(folder, "pairs", source.settings.num_samples, columns)
+    columns = ["user_id", "item_id", "text", "reasoning"]
+    rows = spread_rows(folder, "pairs", source.settings.num_samples, columns, _USABLE)
     user_ids = [row["user_id"] for row in rows]
     keys = _user_keys(source, user_ids)
     wanted = ["user_id", "item_id", "rank", "negative_item_id", "similarity"]
