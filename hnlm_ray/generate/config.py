@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from hnlm_ray.demo.config import StandinConfig
 from hnlm_ray.generate.prompting import load_template
 from hnlm_ray.settings import Section, operational
 
@@ -31,6 +32,8 @@ class LLMConfig(Section):
 
     model: str = "stand-in"
     """`stand-in` (small model made on the spot), a local Hugging Face folder, or a Hub name such as `Qwen/Qwen3-8B`."""
+    standin: StandinConfig = StandinConfig()
+    """The small model that `stand-in` means."""
     engine: Literal["vllm", "http"] = "vllm"
     """`vllm`: engines inside Ray actors. `http`: an OpenAI-compatible endpoint that somebody else serves."""
     tokenizer: str = ""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayTaskError
 
 from hnlm_ray.generate.protocol import Counters, Engine, EngineDied, EngineSpec, EngineUnavailable
 
@@ -125,9 +125,15 @@ class Dispatcher:
         self._watch: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Begin to start the fewest hosts; returns at once."""
+        """Begin to start the hosts that are missing; returns at once.
+
+        The fewest that the plan allows, and one for every waiting or running call that has none to itself.
+        """
+        self._last_used = time.monotonic()
         self._watch = self._watch or asyncio.create_task(self._end_idle_hosts())
-        while len(self._hosts) < self._plan.replicas[0]:
+        fewest, most = self._plan.replicas
+        busy = self._waiting + sum(host.in_flight for host in self._hosts)
+        while len(self._hosts) < max(fewest, min(most, busy)):
             self._add_host()
 
     async def call(self, spec: EngineSpec, method: str, argument: Any, alone: bool = False) -> list[Any]:
@@ -146,7 +152,7 @@ class Dispatcher:
         except RayTaskError as error:
             raise error.as_instanceof_cause() from None
         finally:
-            await self._give_back(host)
+            await self._give_back(host, alone)
         self._deaths = 0
         return [result]
 
@@ -159,7 +165,7 @@ class Dispatcher:
             self._lose(host, error)
             raise EngineDied(_in_words(error, self._plan)) from None
         finally:
-            await self._give_back(host)
+            await self._give_back(host, alone=False)
 
     async def unload(self, key: str) -> None:
         """Take a model off every host."""
@@ -189,16 +195,14 @@ class Dispatcher:
 
     async def _take(self, alone: bool) -> _Host:
         """A ready host: the least busy one; with `alone`, one that has nothing else to do until it is given back."""
-        self._last_used = time.monotonic()
         deadline = time.monotonic() + self._plan.start_timeout_s
-        await self.start()
         self._waiting += 1
-        self._grow()
         try:
             async with self._changed:
                 while True:
                     if self._failure:
                         raise EngineUnavailable(self._failure)
+                    await self.start()
                     free = [host for host in self._hosts if host.ready and not host.reserved]
                     if not free:
                         if any(host.ready for host in self._hosts):  # somebody is alone on it, for a limited time
@@ -223,18 +227,13 @@ class Dispatcher:
             self._failure = self._no_place()
             raise EngineUnavailable(self._failure) from None
 
-    async def _give_back(self, host: _Host) -> None:
+    async def _give_back(self, host: _Host, alone: bool) -> None:
         self._last_used = time.monotonic()
         async with self._changed:
             host.in_flight -= 1
-            host.reserved = False
+            if alone:
+                host.reserved = False
             self._changed.notify_all()
-
-    def _grow(self) -> None:
-        """One more host for every waiting or running call that has none to itself, as far as the plan goes."""
-        busy = self._waiting + sum(host.in_flight for host in self._hosts)
-        while len(self._hosts) < min(self._plan.replicas[1], busy) and not self._failure:
-            self._add_host()
 
     def _add_host(self) -> None:
         # `call` waits for its engine in a thread of its own, and the engine's rows limit themselves
@@ -269,7 +268,9 @@ class Dispatcher:
             return
         self._drop(host)
         self._deaths += 1
-        if self._deaths > self._plan.max_deaths:
+        if isinstance(error, RayActorError) and error.actor_init_failed:
+            self._failure = f"an engine process cannot start: {str(error).strip().splitlines()[-1]}"
+        elif self._deaths > self._plan.max_deaths:
             self._failure = (
                 f"engines died {self._deaths} times without a finished unit of work between; "
                 f"the last time: {_in_words(error, self._plan)}"
@@ -304,6 +305,6 @@ async def _awaited(reference: Any) -> None:
 
 
 def _in_words(error: BaseException, plan: HostPlan) -> str:
-    if isinstance(error, TimeoutError | GetTimeoutError):
+    if isinstance(error, TimeoutError):
         return f"no answer within {plan.unit_timeout_s:g} s (llm.unit_timeout_s); the engine was ended"
     return f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"

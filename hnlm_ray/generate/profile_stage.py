@@ -19,7 +19,7 @@ def generator_group(ctx: "StageContext") -> EngineGroup:
     if model == "stand-in":
         from hnlm_ray.demo.standin import standin_dir
 
-        model = standin_dir(ctx.config, ctx.input("dataset"))
+        model = standin_dir(ctx.config.llm.standin, ctx.input("dataset"), progress=ctx.progress)
     return ctx.engines.generator(model)
 
 

@@ -188,9 +188,16 @@ class UnitWorker:
             return self._generator.generate(self._request(rows, max_new_tokens), alone=True)
         except EngineDied as died:
             if len(rows) == 1:
-                return [Completion("", False, 0, 0, 0, False, error=f"the engine dies of this row: {died}")]
+                return [self._condemn(rows[0], max_new_tokens, died)]
         middle = len(rows) // 2
         return [*self._isolate(rows[:middle], max_new_tokens), *self._isolate(rows[middle:], max_new_tokens)]
+
+    def _condemn(self, row: _Row, max_new_tokens: int, died: EngineDied) -> Completion:
+        """A single row died alone: once may be chance (a lost node), twice is the row."""
+        try:
+            return self._generator.generate(self._request([row], max_new_tokens), alone=True)[0]
+        except EngineDied:
+            return Completion("", False, 0, 0, 0, False, error=f"the engine dies of this row: {died}")
 
     def _request(self, rows: Sequence[_Row], max_new_tokens: int) -> GenerateRequest:
         task = self._task

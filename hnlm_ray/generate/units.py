@@ -16,6 +16,7 @@ from ray.data import ActorPoolStrategy
 from hnlm_ray.errors import UserError
 from hnlm_ray.generate.config import LLMConfig
 from hnlm_ray.generate.engines import EngineGroup
+from hnlm_ray.generate.protocol import EngineUnavailable
 from hnlm_ray.generate.unit_worker import TextTask, Unit, UnitReport, UnitWorker
 from hnlm_ray.progress import Progress
 from hnlm_ray.store import Folder
@@ -103,8 +104,12 @@ class _PlanWorker:
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         [name], [file], [row_group], [num_rows] = (batch[field.name] for field in fields(Unit))
-        report = self._worker.run(Unit(str(name), str(file), int(row_group), int(num_rows)))
-        return {name: np.array([value]) for name, value in asdict(report).items()}
+        unit = Unit(str(name), str(file), int(row_group), int(num_rows))
+        try:
+            report, fatal = self._worker.run(unit), ""
+        except (UserError, EngineUnavailable) as error:  # as data: through Ray Data's layers its words would be lost
+            report, fatal = UnitReport(unit.name, 0), f"{type(error).__name__}: {error}"
+        return {name: np.array([value]) for name, value in {**asdict(report), "fatal": fatal}.items()}
 
 
 def run_task(task: TextTask, group: EngineGroup, llm: LLMConfig, progress: Progress, part: str) -> TaskSummary:
@@ -146,6 +151,9 @@ def _run_plan(task: TextTask, group: EngineGroup, llm: LLMConfig, units: Sequenc
         ),
     )
     for row in plan.iter_rows():
+        kind, _, message = str(row.pop("fatal")).partition(": ")
+        if kind:
+            raise UserError(message) if kind == UserError.__name__ else EngineUnavailable(message)
         yield UnitReport(**row)
 
 

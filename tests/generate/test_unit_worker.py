@@ -101,7 +101,7 @@ def test_a_row_that_kills_the_engine_is_found_alone(tmp_path: Path, poison: int)
     assert rows[poison]["error"].startswith("the engine dies of this row")
     assert not echo.calls[0][2]
     assert all(alone for _, _, alone in echo.calls[1:]), "blame only where nothing else ran"
-    assert sum("poison" in titles for titles, _, _ in echo.calls) == 5
+    assert sum("poison" in titles for titles, _, _ in echo.calls) == 6
 
 
 def test_only_failed_rows_are_asked_again_by_the_next_run(tmp_path: Path) -> None:

@@ -1,0 +1,26 @@
+"""A driver that the fault tests kill: brings one task to its end on an existing Ray."""
+
+import sys
+from pathlib import Path
+
+import ray
+
+sys.path.insert(0, str(Path(__file__).parent))
+from conftest import paced_group, paced_plan, title_task
+
+from hnlm_ray.generate.config import LLMConfig
+from hnlm_ray.generate.units import run_task
+from hnlm_ray.progress import Progress
+
+
+def main(root: str, address: str, num_rows: int) -> None:
+    ray.init(address=address, log_to_driver=False)
+    task = title_task(Path(root), [f"title {n}" for n in range(num_rows)], rows_per_unit=10)
+    group = paced_group(paced_plan(), row_s=0.04)
+    (Path(root) / "begun").touch()
+    run_task(task, group, LLMConfig(max_num_seqs=10), Progress("chaos"), "rows")
+    (Path(root) / "done").touch()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
