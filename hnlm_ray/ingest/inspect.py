@@ -112,6 +112,9 @@ def _read_part(config: DataConfig, part: Part, view: TableView, max_rows: int) -
         view.num_read += table.num_rows + len(found)
         view.num_bad += len(found)
         view.reasons.update(row.reason for row in found)
+        if part.table == "interactions":  # of reviews only whether there is one: text would fill the memory
+            at = table.schema.get_field_index("review")
+            table = table.set_column(at, "review", pc.if_else(table["review"].is_valid(), "x", None))
         view.parts.append(table)
 
 

@@ -58,6 +58,11 @@ def test_shards_in_folders_and_one_single_file(tmp_path: Path, ingest: Ingest) -
     )  # shards without a table's name
 
 
+def test_a_uri_is_as_good_as_a_path(write: Write, ingest: Ingest) -> None:
+    raw = write(interactions=interactions(_ROWS))
+    assert ingest(f"file://{raw}").all_pairs == ingest(raw).all_pairs
+
+
 def test_column_map(write: Write, ingest: Ingest) -> None:
     raw = write(
         interactions=interactions(_ROWS, "who what stars when"),
