@@ -104,20 +104,20 @@ def bars(labels: Sequence[str], series: Mapping[str, Sequence[float]], xlabel: s
             axes.bar_label(drawn, [f"{value:.3g}" for value in values], padding=2, fontsize=7.5)
     axes.set_xticks(range(len(labels)), labels)
     axes.tick_params(axis="x", length=0)
-    axes.margins(y=0.12)
+    axes.margins(y=0.08)
     return _finish(figure, axes, xlabel, ylabel, legend=len(series) > 1)
 
 
 @mpl.rc_context(_STYLE)
 def horizontal_bars(labels: Sequence[str], values: Sequence[float], xlabel: str, unit: str) -> str:
     """One bar per label from top to bottom, its value behind it."""
-    figure, axes = _figure(height=max(1.4, 0.29 * len(labels) + 0.7))
+    figure, axes = _figure(width=2 * _WIDTH, height=max(1.2, 0.24 * len(labels) + 0.5))
     drawn = axes.barh(range(len(labels)), values, 0.66, color=_SERIES[0])
     axes.bar_label(drawn, [f"{value:,.1f} {unit}" for value in values], padding=4, fontsize=8)
     axes.set_yticks(range(len(labels)), labels)
     axes.tick_params(axis="y", length=0)
     axes.invert_yaxis()
-    axes.margins(x=0.18)
+    axes.margins(x=0.1)
     axes.grid(visible=False)
     return _finish(figure, axes, xlabel, "")
 
@@ -200,7 +200,9 @@ def _finish(figure: Figure, axes: Axes, xlabel: str, ylabel: str, legend: bool =
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     if legend:
-        axes.legend(loc="best")
+        axes.legend(
+            loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderpad=0.2, columnspacing=1.4, handlelength=1.6
+        )
     stream = io.StringIO()
     FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     svg = stream.getvalue()

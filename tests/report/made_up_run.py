@@ -212,7 +212,7 @@ def _negative(negatives: Folder, rng: np.random.Generator) -> dict[str, Any]:
     }
     negatives.write_table("grounded/part-00000.parquet", pa.table(grounded))
     tasks = {"pairs": _task_summary(pairs)}
-    return {"headline": "900 pairs", "engine_ready_s": 0.1, "generation_s": 30.0, "tasks": tasks}
+    return {"headline": "900 pairs", "engine_ready_s": 0.1, "generation_s": 30.0, "tasks": tasks, "none_answers": 4}
 
 
 def _finetune(finetune: Folder, rng: np.random.Generator) -> dict[str, Any]:
@@ -269,7 +269,7 @@ def _tune() -> dict[str, Any]:
 
 def _train(recommender: Folder, rng: np.random.Generator) -> dict[str, Any]:
     recommender.write_json("history.json", _history(100))
-    return {"best_epoch": 70, "pairs_on_base_sampler": 12}
+    return {"best_epoch": 70, "num_missing_negatives": 12}
 
 
 def _evaluate(evaluation: Folder, rng: np.random.Generator) -> dict[str, Any]:

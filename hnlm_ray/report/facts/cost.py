@@ -61,7 +61,7 @@ def notes(source: Source, parts: Mapping[str, Any]) -> list[str]:
     failed = sum(task["failed"] for task in llm["tasks"].values()) if llm else 0
     if failed:
         found.append(f"{failed:,} rows have no usable answer of the generator; they are kept with their reason.")
-    missing = source.entries["train"].summary.get("pairs_on_base_sampler", 0) if "train" in source.entries else 0
+    missing = source.entries["train"].summary.get("num_missing_negatives", 0) if "train" in source.entries else 0
     if missing:
         found.append(f"{missing:,} training pairs have no LLM negative of their own: the base sampler served them.")
     quarantined = sum(data["quarantined"].values()) if data else 0

@@ -137,6 +137,7 @@ def grounding_facts(source: Source) -> dict[str, Any] | None:
     return {
         "num_grounded": len(nearest),
         "num_kept": len(similarity),
+        "num_none": source.entries["negative"].summary["none_answers"],
         "mean_similarity_nearest": float(nearest.mean()),
         "nearest_histogram": histogram(nearest, _SIMILARITY_EDGES),
         "all_histogram": histogram(similarity, _SIMILARITY_EDGES),
