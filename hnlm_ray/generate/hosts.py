@@ -19,7 +19,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from hnlm_ray.generate.protocol import Counters, Engine, EngineDied, EngineSpec, EngineUnavailable
 
-_MAX_THREADS = 1000
+_MAX_THREADS = 64  # Ray starts them all at once
 
 
 @dataclass(frozen=True)
