@@ -70,8 +70,8 @@ def count_times(work: Folder, core: str, unit_s: int, since: int, until: int, bu
     return {"counts": dict(zip(map(str, starts.tolist()), counts.tolist(), strict=True)), "null": times.null_count}
 
 
-def split_bucket(work: Folder, core: str, plan: SplitPlan, num_items: int, bucket: int) -> Result:
-    """Pairs of the k-core, sorted and with their split -> `split/<bucket>`; degrees in train -> `train/<bucket>`."""
+def split_bucket(work: Folder, core: str, plan: SplitPlan, bucket: int) -> Result:
+    """Pairs of the k-core, sorted and with their split -> `split/<bucket>`; items that occur -> `present/<bucket>`."""
     pairs = work.read_tensors(f"{core}/{bucket:05d}")
     rows = _rows_of(work, pairs, bucket, ["user_key", "item_key", "timestamp", "order", "split"])
     by_age = np.lexsort((rows["order"].to_numpy(), _timestamps(rows), pairs["user"]))
@@ -80,8 +80,8 @@ def split_bucket(work: Folder, core: str, plan: SplitPlan, num_items: int, bucke
     codes = _split(pairs["user"], rows, plan)
     work.write_tensors(f"split/{bucket:05d}", {**pairs, "code": codes})
     in_train = codes == splits.TRAIN
-    degrees = np.bincount(pairs["item"][in_train], minlength=num_items).astype(np.int32)
-    work.write_tensors(f"train/{bucket:05d}", {"degrees": degrees})
+    present = {"in_train": np.unique(pairs["item"][in_train]), "in_data": np.unique(pairs["item"])}
+    work.write_tensors(f"present/{bucket:05d}", present)
     return {
         "null_times": rows["timestamp"].null_count,
         "users": len(np.unique(pairs["user"])),
@@ -133,8 +133,8 @@ def write_bucket(work: Folder, dataset: Folder, keep_unseen: bool, user_offsets:
         if shard.num_rows or bucket == 0:
             dataset.write_table(f"{name}/part-{bucket:05d}.parquet", shard, row_group_size=_ROW_GROUP_ROWS)
     times = pc.min_max(table["timestamp"]).as_py()
-    item_degrees = np.bincount(table["item_id"].to_numpy(), minlength=int(catalogue["num_items"][0]))
-    work.write_tensors(f"item_degrees/{bucket:05d}", {"degrees": item_degrees.astype(np.int32)})
+    item_ids, item_degrees = np.unique(table["item_id"].to_numpy(), return_counts=True)
+    work.write_tensors(f"item_degrees/{bucket:05d}", {"item_id": item_ids, "degree": item_degrees})
     return {
         "users": len(present),
         "unseen": int(unseen.sum()),

@@ -15,10 +15,10 @@ from hnlm_ray.ingest.entities import ITEMS_PER_SHARD, read_entities, write_items
 from hnlm_ray.ingest.kcore import k_core_rounds
 from hnlm_ray.ingest.quarantine import publish, refuse_too_many
 from hnlm_ray.ingest.readers import make_reader
-from hnlm_ray.ingest.rows import read_rows, total
+from hnlm_ray.ingest.rows import read_rows
 from hnlm_ray.ingest.schema import SPLITS, Part, TableName
 from hnlm_ray.ingest.source import input_size
-from hnlm_ray.ingest.stats import make_stats
+from hnlm_ray.ingest.stats import make_stats, total
 from hnlm_ray.ingest.tasks import Remembered, Result, run_tasks
 from hnlm_ray.progress import Progress
 from hnlm_ray.store import Folder
@@ -26,6 +26,7 @@ from hnlm_ray.store import Folder
 _SECONDS_PER_DAY = 86_400
 _BUCKET_BYTES = 256 << 20
 _BUCKET_ROWS = 1 << 20
+_MERGE_ROWS = 4_000_000
 _RAY_FROM_BYTES = 512 << 20  # a single process handles less in the time that Ray Data needs to get going
 _RAY_FROM_ROWS = 2_000_000
 
@@ -88,12 +89,7 @@ class Build:
     def _read(self, table: TableName, function: Callable[..., Result], num_buckets: int) -> dict[str, Any]:
         """First pass over one table, its quarantine published; counts, and the failure of too many bad rows."""
         parts: list[Part] = [part for part in self.parts if part.table == table]
-        bound = (
-            partial(function, self.config, parts, num_buckets, self.work)
-            if table == "interactions"
-            else partial(function, self.config, table, parts, num_buckets, self.work)
-        )
-        results = self._each(f"read {table}", bound, len(parts))
+        results = self._each(f"read {table}", partial(function, self.config, parts, num_buckets, self.work), len(parts))
         publish(self.work, self.quarantine, table, parts, [result["lines"] for result in results])
         counts = total(result["counts"] for result in results)
         reasons = total(result["reasons"] for result in results)
@@ -123,19 +119,22 @@ class Build:
     def _index(self) -> tuple[pa.Array, np.ndarray]:
         """Duplicates dropped, users and items coded: the item keys, sorted, and their degrees."""
         results = self._each("index", partial(buckets.index_bucket, self.work), self.num_buckets)
-        merged: pa.Table | None = None
-        for number in range(self.num_buckets):
-            part = self.work.read_table(f"degrees/{number:05d}.parquet")
-            both = part if merged is None else pa.concat_tables([merged, part])
-            summed = both.group_by("item_key").aggregate([("degree", "sum")])
-            merged = summed.rename_columns({"degree_sum": "degree"}).select(["item_key", "degree"])
-        assert merged is not None
-        merged = merged.sort_by("item_key").combine_chunks()
+        merged = self._summed_degrees().sort_by("item_key").combine_chunks()
         self.work.write_table("item_keys.parquet", merged.select(["item_key"]))
         interactions, users = (sum(result[name] for result in results) for name in ("interactions", "users"))
         self._step("newest of duplicate pairs", interactions, users, merged.num_rows)
         self._each("encode", partial(buckets.encode_bucket, self.work), self.num_buckets)
         return merged["item_key"].combine_chunks(), merged["degree"].to_numpy()
+
+    def _summed_degrees(self) -> pa.Table:
+        """Degree of every item over all buckets: one row per item is all that the driver ever holds of them."""
+        tables: list[pa.Table] = []
+        for number in range(self.num_buckets):
+            tables.append(self.work.read_table(f"degrees/{number:05d}.parquet"))
+            if number == self.num_buckets - 1 or sum(map(len, tables)) > _MERGE_ROWS + 2 * len(tables[0]):
+                summed = pa.concat_tables(tables).group_by("item_key").aggregate([("degree", "sum")])
+                tables = [summed.rename_columns({"degree_sum": "degree"}).select(["item_key", "degree"])]
+        return tables[0]
 
     def _k_core(self, degrees: np.ndarray) -> str:
         """Folder below `work` that holds the pairs of the k-core."""
@@ -154,20 +153,18 @@ class Build:
         """Split every bucket, decide the final ids, write train, valid and test."""
         config = self.config.split
         plan = self._split_plan(core, read["counts"])
-        split = partial(buckets.split_bucket, self.work, core, plan, len(item_keys))
+        split = partial(buckets.split_bucket, self.work, core, plan)
         results = self._each("split", split, self.num_buckets)
         self._check_split(results)
-        train_degrees = np.zeros(len(item_keys), dtype=np.int64)
-        degrees = np.zeros(len(item_keys), dtype=np.int64)
+        in_train, in_data = (np.zeros(len(item_keys), dtype=bool) for _ in range(2))
         for number in range(self.num_buckets):
-            train_degrees += self.work.read_tensors(f"train/{number:05d}")["degrees"]
-            degrees += np.bincount(self.work.read_tensors(f"split/{number:05d}")["item"], minlength=len(degrees))
-        in_train = train_degrees > 0
-        kept = degrees > 0 if config.keep_unseen else in_train
+            present = self.work.read_tensors(f"present/{number:05d}")
+            in_train[present["in_train"]] = True
+            in_data[present["in_data"]] = True
+        kept = in_data if config.keep_unseen else in_train
         item_id = np.where(kept, np.cumsum(kept) - 1, -1).astype(np.int32)
         self.num_items = int(kept.sum())
-        num_items = np.array([self.num_items], dtype=np.int64)
-        self.work.write_tensors("catalogue", {"in_train": in_train, "item_id": item_id, "num_items": num_items})
+        self.work.write_tensors("catalogue", {"in_train": in_train, "item_id": item_id})
         self.work.write_table("final_item_keys.parquet", pa.table({"item_key": item_keys.filter(pa.array(kept))}))
 
         users = [result["users" if config.keep_unseen else "users_in_train"] for result in results]
@@ -191,7 +188,7 @@ class Build:
         if config.kind == "time":
             valid_from, test_from = (self._moment(core, share) for share in (config.valid + config.test, config.test))
             return buckets.SplitPlan(config, self.seed, valid_from, test_from)
-        carve = config.kind == "column" and not read_counts["split_valid"] and config.valid > 0
+        carve = config.kind == "column" and not read_counts["in_valid"] and config.valid > 0
         return buckets.SplitPlan(config, self.seed, carve_valid=carve)
 
     def _moment(self, core: str, share: float) -> int:

@@ -1,71 +1,44 @@
 """Items and users: their metadata read, cleaned, joined to the ids, one row per id."""
 
-from collections import Counter
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from hnlm_ray.ingest.clean import clean_lists, clean_text
-from hnlm_ray.ingest.coerce import to_table
 from hnlm_ray.ingest.config import DataConfig
-from hnlm_ray.ingest.quarantine import MAX_KEPT_PER_PART, bad_rows_table
-from hnlm_ray.ingest.readers import make_reader
-from hnlm_ray.ingest.rows import refuse_incomplete
-from hnlm_ray.ingest.schema import KEYS, ROW_GROUP_ROWS, SCHEMAS, BadRow, Part, TableName
-from hnlm_ray.ingest.shards import bucket_of, read_bucket, write_buckets
+from hnlm_ray.ingest.reading import PartReading
+from hnlm_ray.ingest.schema import KEYS, ROW_GROUP_ROWS, SCHEMAS, Part, TableName
+from hnlm_ray.ingest.shards import ShardWriter, bucket_of, read_bucket
 from hnlm_ray.ingest.tasks import Result
 from hnlm_ray.store import Folder
 
 ITEMS_PER_SHARD = 100_000
 _TITLE_WORDS = 12
-_SHARD_BYTES = 64 << 20
 
 
-def read_entities(
-    config: DataConfig, table_name: TableName, parts: list[Part], num_buckets: int, work: Folder, number: int
-) -> Result:
-    """Read part `number` of items or users, keep rows of known ids -> `work/<table>`; returns the counts."""
+def read_entities(config: DataConfig, parts: list[Part], num_buckets: int, work: Folder, number: int) -> Result:
+    """Read part `number` of items or users: rows of known items, and of all users, go to `work/<table>`."""
+    table_name = parts[number].table
     key = KEYS[table_name][0]
-    counts: Counter[str] = Counter()
-    reasons: Counter[str] = Counter()
-    bad: list[BadRow] = []
-    pending: list[pa.Table] = []
-    num_lines = num_shards = 0
-    item_keys = work.read_table("final_item_keys.parquet")["item_key"] if table_name == "items" else None
-
-    def flush() -> None:
-        nonlocal num_shards
-        table = pa.concat_tables(pending)
-        pending.clear()
-        if item_keys is None:
-            buckets = bucket_of(table[key], num_buckets)
-        else:
-            buckets = pc.index_in(table[key], value_set=item_keys).to_numpy() // ITEMS_PER_SHARD
-        name = f"{number:06d}-{num_shards:04d}.parquet"
-        write_buckets(work.child(table_name), name, table, buckets, num_buckets)
-        num_shards += 1
-
-    for chunk in make_reader(config).read(parts[number]):
-        num_lines = chunk.num_lines
-        table, rows, bad_here = to_table(table_name, chunk)
-        table, rows, incomplete = refuse_incomplete(config, table_name, table, rows)
-        found = [*bad_here, *incomplete]
-        counts["read"] += table.num_rows + len(found)
-        counts["bad"] += len(found)
-        reasons.update(row.reason for row in found)
-        bad += found[: MAX_KEPT_PER_PART - len(bad)]
-        if item_keys is not None:
-            table = table.filter(pc.is_in(table[key], value_set=item_keys))
-        if table.num_rows:
-            pending.append(_cleaned(table))
-        if sum(each.nbytes for each in pending) >= _SHARD_BYTES:
-            flush()
-    if pending:
-        flush()
-    if bad:
-        work.write_table(f"quarantine/{table_name}-{number:06d}.parquet", bad_rows_table(parts[number].name, bad))
-    return {"lines": num_lines, "counts": dict(counts), "reasons": dict(reasons)}
+    reading = PartReading(config, parts[number])
+    if table_name == "items":
+        item_keys = work.read_table("final_item_keys.parquet")["item_key"]
+        shards = ShardWriter(
+            work.child(table_name),
+            number,
+            num_buckets,
+            lambda rows: pc.index_in(rows[key], value_set=item_keys).to_numpy() // ITEMS_PER_SHARD,
+        )
+        for table, _ in reading:
+            shards.add(_cleaned(table.filter(pc.is_in(table[key], value_set=item_keys))))
+    else:
+        shards = ShardWriter(
+            work.child(table_name), number, num_buckets, lambda rows: bucket_of(rows[key], num_buckets)
+        )
+        for table, _ in reading:
+            shards.add(_cleaned(table))
+    shards.close()
+    return reading.finish(work, number)
 
 
 def write_items(work: Folder, dataset: Folder, bucket: int) -> Result:

@@ -9,12 +9,11 @@ import pyarrow.compute as pc
 
 from hnlm_ray.errors import UserError
 from hnlm_ray.ingest.clean import clean_splits
-from hnlm_ray.ingest.coerce import to_table
 from hnlm_ray.ingest.config import DataConfig
 from hnlm_ray.ingest.files import list_files
 from hnlm_ray.ingest.kcore import k_core_mask
 from hnlm_ray.ingest.readers import READERS, make_reader
-from hnlm_ray.ingest.rows import refuse_incomplete
+from hnlm_ray.ingest.reading import PartReading
 from hnlm_ray.ingest.schema import SCHEMAS, SPLITS, Part, TableName
 from hnlm_ray.ingest.stats import degree_summary
 
@@ -101,21 +100,20 @@ def _read(config: DataConfig, max_rows: int) -> dict[TableName, TableView]:
 
 
 def _read_part(config: DataConfig, part: Part, view: TableView, max_rows: int) -> None:
-    for chunk in make_reader(config).read(part):
-        if view.num_read >= max_rows:
-            view.is_all = False
-            return
-        table, rows, bad = to_table(part.table, chunk)
-        table, _, incomplete = refuse_incomplete(config, part.table, table, rows)
-        found = [*bad, *incomplete]
-        view.columns |= set(chunk.columns)
-        view.num_read += table.num_rows + len(found)
-        view.num_bad += len(found)
-        view.reasons.update(row.reason for row in found)
+    reading = PartReading(config, part)
+    num_before = view.num_read
+    for table, _ in reading:
+        view.num_read = num_before + reading.counts["read"]
         if part.table == "interactions":  # of reviews only whether there is one: text would fill the memory
             at = table.schema.get_field_index("review")
             table = table.set_column(at, "review", pc.if_else(table["review"].is_valid(), "x", None))
         view.parts.append(table)
+        if view.num_read >= max_rows:
+            view.is_all = False
+            break
+    view.num_bad += reading.counts["bad"]
+    view.reasons.update(reading.reasons)
+    view.columns |= reading.columns
 
 
 def _degrees(keys: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:

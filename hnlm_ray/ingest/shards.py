@@ -4,12 +4,17 @@ A task that reads raw data writes one Parquet file with one row group per bucket
 row group of every file. As in a sort-based shuffle there are as many files as readers, not readers x buckets.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hnlm_ray.store import Folder
+
+_SHARD_BYTES = 64 << 20
+_SHARD_ROWS = 1 << 20
 
 
 def hash_keys(keys: pa.Array | pa.ChunkedArray) -> np.ndarray:
@@ -40,6 +45,34 @@ def write_buckets(folder: Folder, name: str, table: pa.Table, buckets: np.ndarra
             writer.write_table(table.slice(start, end - start), row_group_size=max(end - start, 1))
             start = end
     folder.write_bytes(name, sink.getvalue())
+
+
+class ShardWriter:
+    """Gathers the tables of one task and writes them by bucket, a file whenever enough has come together."""
+
+    def __init__(
+        self, folder: Folder, number: int, num_buckets: int, buckets_of: Callable[[pa.Table], np.ndarray]
+    ) -> None:
+        self._folder, self._number, self._num_buckets, self._buckets_of = folder, number, num_buckets, buckets_of
+        self._pending: list[pa.Table] = []
+        self._num_files = 0
+
+    def add(self, table: pa.Table) -> None:
+        """Take over the rows of `table`; all tables have one schema."""
+        if table.num_rows:
+            self._pending.append(table)
+        is_enough = sum(each.nbytes for each in self._pending) >= _SHARD_BYTES
+        if is_enough or sum(map(len, self._pending)) >= _SHARD_ROWS:
+            self.close()
+
+    def close(self) -> None:
+        """Write what is left."""
+        if self._pending:
+            table = pa.concat_tables(self._pending)
+            name = f"{self._number:06d}-{self._num_files:04d}.parquet"
+            write_buckets(self._folder, name, table, self._buckets_of(table), self._num_buckets)
+            self._num_files += 1
+            self._pending = []
 
 
 def read_bucket(folder: Folder, bucket: int, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:

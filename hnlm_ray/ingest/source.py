@@ -9,11 +9,10 @@ from typing import Any
 import pyarrow.fs as pafs
 
 from hnlm_ray.errors import UserError
-from hnlm_ray.ingest.coerce import to_table
 from hnlm_ray.ingest.config import DataConfig
 from hnlm_ray.ingest.files import compression_of, list_files, open_parquet
 from hnlm_ray.ingest.readers import make_reader
-from hnlm_ray.ingest.rows import refuse_incomplete
+from hnlm_ray.ingest.reading import PartReading
 from hnlm_ray.ingest.schema import Part, TableName
 from hnlm_ray.store import Folder
 
@@ -34,17 +33,15 @@ def check(config: DataConfig) -> None:
     for part in reader.parts():
         first.setdefault(part.table, part)
     for table, part in first.items():
-        reasons: Counter[str] = Counter()
-        num_good = 0
-        for chunk in islice(reader.read(part), 1):
+        reading = PartReading(config, part)
+        for _ in islice(reading, 1):
             if table == "interactions":
-                _check_columns(config, set(chunk.columns), part.name)
-            rows, numbers, bad = to_table(part.table, chunk)
-            rows, _, incomplete = refuse_incomplete(config, part.table, rows, numbers)
-            num_good += rows.num_rows
-            reasons.update(row.reason for row in [*bad, *incomplete])
-        if not num_good and table == "interactions":
-            why = "; ".join(f"{reason}: {count:,}" for reason, count in reasons.most_common(5)) or "the table is empty"
+                _check_columns(config, reading.columns, part.name)
+        if not reading.counts["usable"] and table == "interactions":
+            why = (
+                "; ".join(f"{reason}: {count:,}" for reason, count in reading.reasons.most_common(5))
+                or "the table is empty"
+            )
             raise UserError(
                 f"the first rows of {part.name!r} hold no usable interaction ({why}): is data.format={config.format!r} "
                 "right? `hnlm data inspect` guesses it"

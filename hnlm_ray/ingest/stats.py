@@ -1,10 +1,11 @@
 """What the ingest counted: `dataset/stats.json`, and the part of it that the report shows."""
 
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hnlm_ray.ingest.rows import total
 from hnlm_ray.ingest.schema import SPLITS
 from hnlm_ray.ingest.tasks import Result
 
@@ -19,7 +20,8 @@ def make_stats(build: "Build", items: list[Result], users: list[Result]) -> dict
     num_users, num_items, num_rows = build.user_offsets[-1], build.num_items, sum(splits.values())
     item_degrees = np.zeros(num_items, dtype=np.int64)
     for number in range(build.num_buckets):
-        item_degrees += build.work.read_tensors(f"item_degrees/{number:05d}")["degrees"]
+        found = build.work.read_tensors(f"item_degrees/{number:05d}")
+        item_degrees[found["item_id"]] += found["degree"]
     user_degrees = {int(degree): count for degree, count in total(r["user_degrees"] for r in written).items()}
     values, counts = np.unique(item_degrees, return_counts=True)
     item_totals = total(items)
@@ -46,6 +48,14 @@ def make_stats(build: "Build", items: list[Result], users: list[Result]) -> dict
         "buckets": build.num_buckets,
         "on_ray": build.on_ray,
     }
+
+
+def total(counters: Iterable[Mapping[str, int]]) -> Counter[str]:
+    """The sum of several counters."""
+    result: Counter[str] = Counter()
+    for counter in counters:
+        result.update(counter)
+    return result
 
 
 def _known(results: list[Result], name: str) -> list[int]:
