@@ -120,8 +120,8 @@ class HnlmConfig(Section):
     """How LLM negatives enter the training (METHOD.md section 5), and the controls of section 6."""
 
     variant: Variant = "aligned"
-    """`none`; `aligned` mixes h = A(z) into the negative; `grounded` draws real items near z; `hybrid` takes the
-    hardest of random and grounded candidates."""
+    """`none`; `aligned` mixes h = A(z) into the negative; `grounded` replaces negatives by real items near z; `hybrid`
+    lets the base sampler choose among its own candidates and such items."""
     alignment: AlignmentKind = "mlp"
     """A: `linear`, `mlp`, `attention` over the K negatives then MLP, `moe` mixture of experts."""
     hidden_dim: int = Field(default=128, ge=1)

@@ -16,9 +16,17 @@ from hnlm_ray.recommend.interactions import Interactions
 from hnlm_ray.recommend.models import ModelArgs, build_model
 from hnlm_ray.recommend.objective import AlignedMix, Objective
 from hnlm_ray.recommend.pair_vectors import PairVectors
-from hnlm_ray.recommend.pool import Pool, PoolProposal, in_window, popularity_matched_pool, random_pool
+from hnlm_ray.recommend.pool import (
+    GroundedSampler,
+    HybridProposal,
+    Pool,
+    PoolDraw,
+    in_window,
+    popularity_matched_pool,
+    random_pool,
+)
 from hnlm_ray.recommend.samplers import Sampler, build_sampler
-from hnlm_ray.recommend.samplers.rules import Hardest
+from hnlm_ray.recommend.samplers.base import NegativeSampler
 from hnlm_ray.recommend.trainer import Trainer
 
 
@@ -60,16 +68,17 @@ def build_trainer(
     mixes_layers = config.sampler.kind == "mixgcf"
     if mixes_layers and not backbone.has_layers:
         raise UserError(f"sampler.kind='mixgcf' mixes graph layers, which model={config.model!r} has not: use lightgcn")
-    sampler, refresh = build_sampler(config.sampler, user_items, seed), None
-    aligned, alignment = None, None
+    base = build_sampler(config.sampler, user_items, seed)
+    sampler: NegativeSampler = base
+    aligned = alignment = pool_draw = refresh = None
     if hnlm is not None:
         assert llm is not None
         if hnlm.variant == "aligned":
             assert llm.vectors is not None
             aligned = AlignedMix(llm.vectors, hnlm)
-            alignment = build_alignment(hnlm, llm.vectors.dim, config.dim, seed)
+            alignment = build_alignment(hnlm, llm.vectors.dim, backbone.final_dim, seed)
         else:
-            sampler, refresh = _with_pool(sampler, hnlm, llm, interactions, seed)
+            sampler, pool_draw, refresh = _with_pool(base, hnlm, llm, interactions, seed)
     objective = Objective(
         backbone,
         sampler,
@@ -85,6 +94,7 @@ def build_trainer(
     objective.to(device)
     wrapped = engine(objective) if engine else BareEngine(objective, config.lr)
     trainer = Trainer(objective, wrapped, interactions, config, seed, checkpoint)
+    trainer.pool_draw = pool_draw
     trainer.refresh, trainer.refresh_every = refresh, hnlm.refresh_every if hnlm else 0
     trainer.on_epoch = on_epoch or trainer.on_epoch
     return trainer
@@ -92,48 +102,39 @@ def build_trainer(
 
 def _with_pool(
     base: Sampler, hnlm: HnlmConfig, llm: LlmNegatives, interactions: Interactions, seed: int
-) -> tuple[Sampler, Callable[[np.ndarray, np.ndarray], None]]:
-    """The sampler over base candidates and the pool, and what re-scores its windows.
-
-    `grounded` keeps the base sampler's rule; `hybrid` always takes the hardest (DNS over semantic candidates).
-    """
+) -> tuple[NegativeSampler, PoolDraw, Callable[[np.ndarray, np.ndarray], None]]:
+    """The sampler over base candidates and the pool, the pool's draw, and what re-scores its windows."""
     assert llm.pool is not None
     assert llm.user_emb is not None
     assert llm.item_emb is not None
+    if hnlm.variant == "hybrid" and base.num_candidates < 2:
+        raise UserError(
+            f"hnlm.variant={hnlm.variant!r} takes the hardest of several candidates, and the base sampler draws one: "
+            "set sampler.kind to dns, dns_mn, ahns or mixgcf"
+        )
     raw = random_pool(interactions, llm.pool, seed) if hnlm.control == "window-only" else llm.pool
 
     def windowed(user_emb: np.ndarray, item_emb: np.ndarray) -> Pool:
         pool = in_window(raw, interactions, user_emb, item_emb, hnlm.window)
         return popularity_matched_pool(interactions, pool, seed) if hnlm.control == "popularity-matched" else pool
 
-    proposal = PoolProposal(base.proposal, windowed(llm.user_emb, llm.item_emb), hnlm.pool_share, seed)
+    draw = PoolDraw(windowed(llm.user_emb, llm.item_emb), hnlm.pool_share, seed)
 
     def refresh(user_emb: np.ndarray, item_emb: np.ndarray) -> None:
-        proposal.pool = windowed(user_emb, item_emb)
+        draw.pool = windowed(user_emb, item_emb)
 
-    sampler = replace(base, proposal=proposal)
-    if hnlm.variant == "hybrid" and base.rule is None:
-        raise_if_single(base, hnlm)
-        sampler = replace(sampler, rule=Hardest())
-    return sampler, refresh
-
-
-def raise_if_single(base: Sampler, hnlm: HnlmConfig) -> None:
-    """`hybrid` compares candidates: a base sampler that draws one has nothing to compare."""
-    if base.num_candidates < 2:
-        raise UserError(
-            f"hnlm.variant={hnlm.variant!r} takes the hardest of several candidates, and the base sampler draws one: "
-            "set sampler.kind to dns, dns_mn or ahns"
-        )
+    if hnlm.variant == "grounded":
+        return GroundedSampler(base, draw), draw, refresh
+    return replace(base, proposal=HybridProposal(base.proposal, draw)), draw, refresh
 
 
 def summary_of(trainer: Trainer) -> dict[str, Any]:
     """Counts and metrics of a finished training, for the manifest and the report."""
-    state, proposal = trainer.state, trainer.objective.sampler.proposal
+    state = trainer.state
     aligned = trainer.objective.aligned
     seconds = sum(entry["seconds"] for entry in state.history)
     missing = aligned.vectors.num_missing if aligned else 0
-    missing = proposal.pool.num_empty if isinstance(proposal, PoolProposal) else missing
+    missing = trainer.pool_draw.pool.num_empty if trainer.pool_draw else missing
     return {
         "train_pairs": trainer.interactions.num_pairs,
         "pairs_without_any_negative": trainer.interactions.num_pairs - len(trainer.pair_ids),

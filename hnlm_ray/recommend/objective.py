@@ -16,8 +16,8 @@ from hnlm_ray.recommend.config import HnlmConfig, LossConfig
 from hnlm_ray.recommend.interactions import UserItems
 from hnlm_ray.recommend.models.base import Backbone, Rows
 from hnlm_ray.recommend.pair_vectors import PairVectors
-from hnlm_ray.recommend.samplers import Sampler, mixgcf
-from hnlm_ray.recommend.samplers.base import Batch
+from hnlm_ray.recommend.samplers import mixgcf
+from hnlm_ray.recommend.samplers.base import Batch, NegativeSampler
 from hnlm_ray.recommend.samplers.shared import SharedNegatives
 
 
@@ -39,7 +39,7 @@ class Objective(nn.Module):
     def __init__(
         self,
         backbone: Backbone,
-        sampler: Sampler,
+        sampler: NegativeSampler,
         loss: LossConfig,
         reg: float,
         user_items: UserItems,

@@ -14,7 +14,7 @@ from numba import prange
 from hnlm_ray.recommend.compiled import kernel
 from hnlm_ray.recommend.interactions import Interactions
 from hnlm_ray.recommend.pair_vectors import PairVectors
-from hnlm_ray.recommend.samplers import drawing
+from hnlm_ray.recommend.samplers import Sampler, drawing
 from hnlm_ray.recommend.samplers.base import Batch, Proposal, Uniform
 from hnlm_ray.store import Folder
 
@@ -39,18 +39,45 @@ class Pool:
         return int((self.counts == 0).sum())
 
 
-class PoolProposal:
-    """Candidates of `base`, each replaced with probability `share` by an item of the pair's pool."""
+class PoolDraw:
+    """Replaces item ids, each with probability `share`, by items of the pair's pool; an empty pool replaces none."""
 
-    def __init__(self, base: Proposal, pool: Pool, share: float, seed: int) -> None:
-        self.base, self.pool, self.share, self.seed = base, pool, share, seed
+    def __init__(self, pool: Pool, share: float, seed: int) -> None:
+        self.pool, self.share, self.seed = pool, share, seed
+
+    def replace(self, batch: Batch, item_ids_BN: np.ndarray) -> np.ndarray:
+        """Changes `item_ids_BN` in place and returns it."""
+        key = drawing.stream_key(self.seed, _STREAM, batch.epoch)
+        drawing.replace_from_pool(key, batch.pair_ids, self.pool.item_ids, self.pool.counts, self.share, item_ids_BN)
+        return item_ids_BN
+
+
+class HybridProposal:
+    """`hybrid`: candidates of the base sampler, part of them from the pool; its rule takes the hardest of both."""
+
+    def __init__(self, base: Proposal, pool_draw: PoolDraw) -> None:
+        self.base, self.pool_draw = base, pool_draw
 
     def draw(self, batch: Batch, num_candidates: int) -> np.ndarray:
-        """See `Proposal.draw`; pairs with an empty pool keep the base sampler's candidates."""
-        out = self.base.draw(batch, num_candidates)
-        key = drawing.stream_key(self.seed, _STREAM, batch.epoch)
-        drawing.replace_from_pool(key, batch.pair_ids, self.pool.item_ids, self.pool.counts, self.share, out)
-        return out
+        """See `Proposal.draw`."""
+        return self.pool_draw.replace(batch, self.base.draw(batch, num_candidates))
+
+
+class GroundedSampler:
+    """`grounded`: the negative itself comes from the pool, or, in the remaining share, from the base sampler."""
+
+    def __init__(self, base: Sampler, pool_draw: PoolDraw) -> None:
+        self.base, self.pool_draw = base, pool_draw
+
+    @property
+    def needs_embeddings(self) -> bool:
+        """See `Sampler.needs_embeddings`."""
+        return self.base.needs_embeddings
+
+    def sample(self, batch: Batch, emb_ND: torch.Tensor | None) -> np.ndarray:
+        """See `Sampler.sample`."""
+        negatives = self.base.sample(batch, emb_ND)
+        return self.pool_draw.replace(batch, negatives.reshape(len(negatives), -1)).reshape(negatives.shape)
 
 
 def pool_from_vectors(

@@ -20,6 +20,7 @@ from hnlm_ray.recommend.engine import Engine
 from hnlm_ray.recommend.interactions import Interactions
 from hnlm_ray.recommend.metrics import metric_names
 from hnlm_ray.recommend.objective import Objective
+from hnlm_ray.recommend.pool import PoolDraw
 from hnlm_ray.recommend.ranking import EmbeddingScorer, evaluate
 from hnlm_ray.recommend.samplers.base import Batch
 
@@ -47,6 +48,8 @@ class Trainer:
     refresh: Callable[[np.ndarray, np.ndarray], None] | None = None
     """Called with (user_emb, item_emb) every `refresh_every` epochs"""
     refresh_every: int = 0
+    pool_draw: PoolDraw | None = None
+    """The pool of `grounded` and `hybrid`, where there is one"""
     state: TrainState = field(default_factory=TrainState)
     best: dict[str, np.ndarray] = field(default_factory=dict)
     """Tensors of the best validation"""
@@ -118,7 +121,7 @@ class Trainer:
 
     def _finish_epoch(self, seconds: float) -> dict[str, float]:
         state = self.state
-        loss = self._sum_over_ranks(np.array([state.loss_sum]))[0] / max(1, len(self.pair_ids))
+        loss = float(self._sum_over_ranks(np.array([state.loss_sum]))[0]) / max(1, len(self.pair_ids))
         entry: dict[str, Any] = {"epoch": state.epoch + 1, "loss": loss, "seconds": seconds}
         entry["sampling_s"] = self.objective.sampling_s
         state.epoch, state.step, state.loss_sum = state.epoch + 1, 0, 0.0

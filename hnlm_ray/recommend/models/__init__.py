@@ -6,6 +6,10 @@ from hnlm_ray.recommend.names import import_dotted
 MODELS = {
     "mf": "hnlm_ray.recommend.models.mf.MF",
     "lightgcn": "hnlm_ray.recommend.models.lightgcn.LightGCN",
+    "ngcf": "hnlm_ray.recommend.models.ngcf.NGCF",
+    "sgl": "hnlm_ray.recommend.models.sgl.SGL",
+    "simgcl": "hnlm_ray.recommend.models.simgcl.SimGCL",
+    "xsimgcl": "hnlm_ray.recommend.models.xsimgcl.XSimGCL",
 }
 """Name in the config -> class. A dotted path in the config works as well."""
 

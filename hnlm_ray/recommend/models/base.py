@@ -54,6 +54,8 @@ class Backbone(nn.Module):
         super().__init__()
         self.num_users, self.num_items = args.user_items.num_users, args.user_items.num_items
         self.dim, self.num_layers, self.seed = args.dim, args.num_layers, args.seed
+        self.final_dim = args.dim
+        """Width of the final embeddings"""
         self.generator = torch.Generator().manual_seed(args.seed)
         emb = torch.empty(self.num_users + self.num_items, args.dim)
         # The bound of Xavier depends on the height of the matrix: users and items each get their own.

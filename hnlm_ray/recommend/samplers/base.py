@@ -43,6 +43,17 @@ class Rule(Protocol):
         """The column chosen per pair, int64 [B]."""
 
 
+class NegativeSampler(Protocol):
+    """What a trainer asks for negatives."""
+
+    @property
+    def needs_embeddings(self) -> bool:
+        """Whether `sample` reads current embeddings of all nodes."""
+
+    def sample(self, batch: Batch, emb_ND: torch.Tensor | None) -> np.ndarray:
+        """int32 [B] item ids, or [B, N] where the objective mixes candidates (MixGCF)."""
+
+
 class Uniform:
     """Every item the user has not, equally likely."""
 
