@@ -84,6 +84,24 @@ def _bench(options: argparse.Namespace) -> int:
     return run_bench(options.name, options.json, settings, options.check)
 
 
+def _tune(options: argparse.Namespace) -> int:
+    from hnlm_ray.runtime import set_environment
+
+    set_environment()
+    from hnlm_ray.console import quiet_libraries
+    from hnlm_ray.sweep.config import load_sweep
+    from hnlm_ray.sweep.driver import tune
+
+    config, _ = load_sweep(options.config, options.set)
+    run_dir = options.run_dir or f"runs/{config.name}"
+    log_file = Path("." if "://" in run_dir else run_dir) / "logs" / "tune.log"
+    print(f"log: {log_file}", flush=True)
+    with quiet_libraries(log_file) as terminal:
+        outcome = tune(options.config, options.set, run_dir, terminal)
+    print(f"\n{outcome.table()}\n\nwinner: {outcome.folder.uri}/winner.yaml")
+    return 0
+
+
 def _submit(options: argparse.Namespace) -> int:
     from hnlm_ray.cluster.submit import SubmitOptions, submit
 
@@ -152,6 +170,11 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--seed", type=int, default=0)
     bench.add_argument("--check", action="store_true", help="exit with 1 where a bar is missed")
     bench.set_defaults(command=_bench)
+
+    tune = commands.add_parser("tune", help="search training settings over one set of LLM artifacts")
+    _config_arguments(tune)
+    tune.add_argument("--run-dir", metavar="URI", default="", help="local path, s3:// or gs:// (default: runs/NAME)")
+    tune.set_defaults(command=_tune)
 
     submit = commands.add_parser("submit", help="run on a cluster, as a Ray job")
     _config_arguments(submit)

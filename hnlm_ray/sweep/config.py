@@ -1,0 +1,136 @@
+"""A sweep's file: an ordinary run config with a section `sweep`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from hnlm_ray.config import RunConfig, apply_override, parse_config
+from hnlm_ray.errors import UserError
+from hnlm_ray.settings import Section, operational
+
+SEARCHED_SECTION = "train"
+"""The only section a sweep may vary: all trials share the artifacts of the stages before it."""
+
+
+class Dimension(Section):
+    """The values of one key; exactly one of these."""
+
+    choice: list[Any] | None = Field(None, min_length=2)
+    """One of the listed values."""
+    uniform: tuple[float, float] | None = None
+    """A number between two bounds."""
+    loguniform: tuple[float, float] | None = None
+    """A number between two positive bounds, spread evenly over its logarithm."""
+    randint: tuple[int, int] | None = None
+    """An integer from the first bound up to, not including, the second."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "Dimension":
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give one of {', '.join(type(self).model_fields)}; there are {len(given)}")
+        bounds = self.uniform or self.loguniform or self.randint
+        if bounds and not bounds[0] < bounds[1]:
+            raise ValueError(f"{given[0]}={list(bounds)} must be [low, high] with low < high")
+        if self.loguniform and self.loguniform[0] <= 0:
+            raise ValueError(f"loguniform={list(self.loguniform)} needs bounds above 0")
+        return self
+
+    def example(self) -> Any:
+        """One value of it, to see whether the config takes the key."""
+        bounds = self.uniform or self.loguniform or self.randint
+        return self.choice[0] if self.choice else bounds[0] if bounds else None
+
+
+class SweepConfig(Section):
+    """What is searched and how."""
+
+    space: dict[str, Dimension] = Field(min_length=1)
+    """Dotted keys below `train.` and their values."""
+    trials: int = Field(16, ge=1)
+    """Settings to try."""
+    search: Literal["random", "optuna"] = "random"
+    """`random`: independent draws. `optuna`: TPE, which learns from the trials before."""
+    seed: int = Field(0, ge=0)
+    """Seed of the search."""
+    early_stop: Literal["asha", "none"] = "asha"
+    """`asha`: the worse trials end early, by validation; `none`: every trial runs to its own end."""
+    grace_epochs: int = Field(10, ge=1)
+    """Epochs that every trial gets before `asha` may end it."""
+    reduction: float = Field(3.0, gt=1)
+    """Of each rung's trials, `asha` lets one in this many go on."""
+    cpus_per_trial: float = operational(1.0, gt=0)
+    """CPUs that a trial reserves, also its threads; a fraction packs several on one CPU."""
+    gpus_per_trial: float = operational(0.0, ge=0)
+    """GPUs that a trial reserves; a fraction packs several on one GPU."""
+    max_concurrent: int = operational(0, ge=0)
+    """Trials at a time; 0 = as many as the cluster has room for. Set it on a cluster that scales from zero."""
+
+    @model_validator(mode="after")
+    def _only_training(self) -> "SweepConfig":
+        for key in self.space:
+            if not key.startswith(f"{SEARCHED_SECTION}."):
+                raise ValueError(
+                    f"sweep.space: {key!r} cannot be searched, since all trials share the stages before `train`; "
+                    "accepted: keys that begin with 'train.'"
+                )
+        return self
+
+
+def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> tuple[RunConfig, SweepConfig]:
+    """Read a sweep's file; `sweep.trials=8` overrides the sweep, any other key the run.
+
+    Raises:
+        UserError: the file is missing, has no section `sweep`, or one of its keys or values is not accepted.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise UserError(f"config {str(path)!r} does not exist: give a YAML file such as configs/sweeps/alignment.yaml")
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"config {str(path)!r} is no valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict) or "sweep" not in values:
+        raise UserError(f"config {str(path)!r} has no section `sweep`: see configs/sweeps/alignment.yaml")
+    values.setdefault("name", file.stem)
+    for override in overrides:
+        apply_override(values, override)
+    section = values.pop("sweep")
+    config = parse_config(values)
+    try:
+        sweep = SweepConfig.model_validate(section)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(["sweep", *map(str, first["loc"])])
+        raise UserError(f"config: {key}: {first['msg'].removeprefix('Value error, ')}") from None
+    _check_keys(config, sweep)
+    return config, sweep
+
+
+def with_point(config: RunConfig, point: dict[str, Any]) -> RunConfig:
+    """The run config with the values of one trial, `point`, by dotted key. Raises `UserError` as any config does."""
+    values = config.model_dump(mode="json")
+    for key, value in point.items():
+        *parents, leaf = key.split(".")
+        node = values
+        for parent in parents:
+            if not isinstance(node.get(parent), dict):
+                raise UserError(f"sweep.space: {key!r} is no key of the config")
+            node = node[parent]
+        node[leaf] = value
+    return parse_config(values)
+
+
+def _check_keys(config: RunConfig, sweep: SweepConfig) -> None:
+    """Every key must be one of the config; what its values combine to is checked trial by trial."""
+    known = config.train.model_dump()
+    for key in sweep.space:
+        node: Any = {SEARCHED_SECTION: known}
+        for part in key.split("."):
+            if not isinstance(node, dict) or part not in node:
+                with_point(config, {key: sweep.space[key].example()})  # names the nearest key
+                raise UserError(f"sweep.space: {key!r} is no key of the config")
+            node = node[part]

@@ -1,0 +1,191 @@
+"""`hnlm tune`: the stages before `train` once, many trials over their artifacts, the test set once, for the winner."""
+
+import functools
+import hashlib
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+import yaml
+
+from hnlm_ray.config import RunConfig
+from hnlm_ray.errors import UserError
+from hnlm_ray.pipeline import plan, run_pipeline
+from hnlm_ray.progress import Progress
+from hnlm_ray.runtime import Resources, cluster_resources, connected
+from hnlm_ray.store import Folder, RunDir
+from hnlm_ray.sweep.config import SweepConfig, load_sweep, with_point
+from hnlm_ray.sweep.outcome import Outcome, TrialRow, write_outcome
+from hnlm_ray.sweep.record import Recorder, recorded
+from hnlm_ray.sweep.space import decode, name_of, random_points, tune_space
+from hnlm_ray.sweep.trial import METRIC, run_trial
+
+_LAST_SHARED_STAGE = "embed"
+_LOST_NODE_RETRIES = 3
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep at its place: what is shared, and where trials and results lie."""
+
+    config: RunConfig
+    settings: SweepConfig
+    run_dir: RunDir
+    folder: Folder
+    artifacts: dict[str, str]
+    """Artifact name -> URI, for the artifacts that trials read"""
+
+
+def tune(config_path: str, overrides: Sequence[str] = (), run_dir: str = "", terminal: TextIO | None = None) -> Outcome:
+    """Run a sweep, or what is left of it, then train and test its winner once.
+
+    Raises:
+        UserError: the file is not accepted, no validation data, or no room for a single trial.
+    """
+    config, settings = load_sweep(config_path, overrides)
+    target = RunDir(run_dir or f"runs/{config.name}")
+    with connected(config.runtime):
+        run_pipeline(config, target.folder.uri, until=_LAST_SHARED_STAGE, terminal=terminal)
+        sweep = _at(config, settings, target)
+        if not Folder(sweep.artifacts["dataset"]).num_rows("valid"):
+            raise UserError("a sweep compares trials on validation data, and the data set has none: set data.split")
+        started = time.monotonic()
+        rows = _run_trials(sweep, terminal)
+        outcome = write_outcome(sweep.folder, settings, rows, config.train.monitor, time.monotonic() - started)
+        winner = with_point(config, outcome.winner.values)
+        text = yaml.safe_dump(winner.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        sweep.folder.write_bytes("winner.yaml", text.encode())
+        run_pipeline(winner, target.folder.uri, until="evaluate", terminal=terminal)
+    return outcome
+
+
+def num_concurrent(settings: SweepConfig, present: Resources) -> int:
+    """Trials that have room at the same time, so that none waits for resources that another one holds.
+
+    Raises:
+        UserError: not even one has.
+    """
+    if settings.max_concurrent:
+        return min(settings.max_concurrent, settings.trials)
+    room = int(present.cpus / settings.cpus_per_trial + 1e-9)
+    if settings.gpus_per_trial:
+        room = min(room, int(present.gpus / settings.gpus_per_trial + 1e-9))
+    if room < 1:
+        raise UserError(
+            f"a trial needs {settings.cpus_per_trial:g} CPUs and {settings.gpus_per_trial:g} GPUs, and there are "
+            f"{present.cpus:g} and {present.gpus:g}: lower sweep.cpus_per_trial or sweep.gpus_per_trial, or set "
+            "sweep.max_concurrent where nodes come up on demand"
+        )
+    return min(room, settings.trials)
+
+
+def _at(config: RunConfig, settings: SweepConfig, target: RunDir) -> Sweep:
+    """The sweep's folder carries the fingerprint of everything that decides its trials: a changed one starts anew."""
+    fingerprints = {item.stage.name: item.fingerprint for item in plan(config, target, until="train")}
+    values = [fingerprints["train"], settings.result_dict()]
+    name = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+    owners = {"dataset": "ingest", "signal": "signal", "negatives": "negative", "embeddings": "embed"}
+    artifacts = {name: target.artifact(name, fingerprints[stage]).uri for name, stage in owners.items()}
+    return Sweep(config, settings, target, target.folder.child("sweeps", name), artifacts)
+
+
+def _run_trials(sweep: Sweep, terminal: TextIO | None) -> list[TrialRow]:
+    """All trials that have no result yet; returns the results of all.
+
+    Raises:
+        RuntimeError: a trial failed again and again, by an error that is not the setting's.
+    """
+    settings, trials = sweep.settings, sweep.folder.child("trials")
+    done = recorded(trials)
+    progress = Progress("tune", terminal)
+    progress.start(settings.trials, unit="trials")
+    progress.update(len(done))
+    try:
+        if len(done) < settings.trials:
+            _search(sweep, done, Recorder(trials, progress))
+    finally:
+        progress.close()
+    return [_row(settings, result) for result in recorded(trials)]
+
+
+def _search(sweep: Sweep, done: list[dict[str, Any]], recorder: Recorder) -> None:
+    from ray import tune as ray_tune
+
+    settings, trials = sweep.settings, sweep.folder.child("trials")
+    job = {
+        "config": sweep.config.model_dump(mode="json"),
+        "sweep": settings.model_dump(mode="json"),
+        "artifacts": sweep.artifacts,
+        "trials": trials.uri,
+    }
+    trainable = ray_tune.with_resources(
+        functools.partial(run_trial, job=job), {"cpu": settings.cpus_per_trial, "gpu": settings.gpus_per_trial}
+    )
+    searcher = _searcher(settings, done)
+    with tempfile.TemporaryDirectory(prefix="hnlm-tune-") as own:  # Tune's own state: what counts is in `trials`
+        grid = ray_tune.Tuner(
+            trainable,
+            param_space={} if settings.search == "optuna" else tune_space(settings),
+            tune_config=ray_tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=_scheduler(sweep),
+                num_samples=settings.trials - len(done),
+                max_concurrent_trials=num_concurrent(settings, cluster_resources()),
+                reuse_actors=True,  # the imports of a process are paid once, not once per trial
+            ),
+            run_config=ray_tune.RunConfig(
+                name="trials",
+                storage_path=own,
+                failure_config=ray_tune.FailureConfig(max_failures=_LOST_NODE_RETRIES),
+                callbacks=[recorder],
+                verbose=0,
+            ),
+        ).fit()
+    if grid.errors:
+        raise RuntimeError(f"{len(grid.errors)} trial(s) failed; the same command tries them again: {grid.errors[0]}")
+
+
+def _searcher(settings: SweepConfig, done: list[dict[str, Any]]) -> Any:
+    """What draws the points that are left; `optuna` first learns from those that stand."""
+    if settings.search == "optuna":
+        from optuna.samplers import TPESampler
+        from ray.tune.search.optuna import OptunaSearch
+
+        return OptunaSearch(
+            OptunaSearch.convert_search_space(tune_space(settings)),
+            metric=METRIC,
+            mode="max",
+            sampler=TPESampler(seed=settings.seed + len(done)),
+            points_to_evaluate=[result["point"] for result in done] or None,
+            evaluated_rewards=[result["valid"] for result in done] or None,
+        )
+    from ray.tune.search.basic_variant import BasicVariantGenerator
+
+    known = {name_of(result["point"]) for result in done}
+    left = [point for point in random_points(settings) if name_of(point) not in known]
+    return BasicVariantGenerator(points_to_evaluate=left, random_state=settings.seed)
+
+
+def _scheduler(sweep: Sweep) -> Any:
+    from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
+
+    if sweep.settings.early_stop == "none":
+        return FIFOScheduler()
+    epochs, grace = sweep.config.train.epochs, sweep.settings.grace_epochs
+    return AsyncHyperBandScheduler(
+        time_attr="epoch",
+        metric=METRIC,
+        mode="max",
+        max_t=max(epochs, grace) + 1,  # the last epoch is a trial's own end, not a stop
+        grace_period=grace,
+        reduction_factor=sweep.settings.reduction,
+    )
+
+
+def _row(settings: SweepConfig, result: dict[str, Any]) -> TrialRow:
+    values = {**result, "values": decode(settings, result["point"])}
+    del values["point"]
+    return TrialRow(**values)

@@ -1,0 +1,69 @@
+"""A sweep's file: what it accepts, what it refuses and in which words."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hnlm_ray.errors import UserError
+from hnlm_ray.sweep.config import load_sweep, with_point
+
+ROOT = Path(__file__).parents[2]
+
+
+def write(folder: Path, **sweep: object) -> Path:
+    path = folder / "mine.yaml"
+    path.write_text(yaml.safe_dump({"train": {"epochs": 7}, "sweep": sweep}))
+    return path
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "sweeps").glob("*.yaml")), ids=lambda path: path.name)
+def test_the_files_that_come_along_are_accepted(path: Path) -> None:
+    config, sweep = load_sweep(path, ["data.path=somewhere"])
+    assert sweep.trials >= 1
+    for key, dimension in sweep.space.items():
+        for value in dimension.choice or [dimension.example()]:
+            with_point(config, {key: value})
+
+
+def test_overrides_reach_the_run_and_the_sweep(tmp_path: Path) -> None:
+    path = write(tmp_path, space={"train.lr": {"loguniform": [0.001, 0.01]}})
+    config, sweep = load_sweep(path, ["train.epochs=3", "sweep.trials=5"])
+    assert (config.name, config.train.epochs, sweep.trials) == ("mine", 3, 5)
+
+
+@pytest.mark.parametrize(
+    ("sweep", "words"),
+    [
+        ({"space": {"train.lrr": {"uniform": [0, 1]}}}, "did you mean 'train.lr'"),
+        ({"space": {"train.hnlm.alfa": {"uniform": [0, 1]}}}, "did you mean 'train.hnlm.alpha'"),
+        ({"space": {"profile.prompt": {"choice": [1, 2]}}}, "all trials share the stages before `train`"),
+        ({"space": {"train.lr": {"uniform": [1, 0]}}}, "low < high"),
+        ({"space": {"train.lr": {"loguniform": [0, 1]}}}, "bounds above 0"),
+        ({"space": {"train.lr": {"uniform": [0, 1], "choice": [1, 2]}}}, "there are 2"),
+        ({"space": {"train.lr": {}}}, "there are 0"),
+        ({"space": {}}, "sweep.space"),
+        ({"space": {"train.lr": {"uniform": [0, 1]}}, "trial": 3}, "sweep.trial"),
+        ({"space": {"train.lr": {"uniform": [0, 1]}}, "search": "grid"}, "sweep.search"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, sweep: dict[str, object], words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_sweep(write(tmp_path, **sweep))
+    assert words in str(caught.value)
+
+
+def test_a_file_without_a_sweep(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        load_sweep(tmp_path / "nothing.yaml")
+    (tmp_path / "run.yaml").write_text("train: {epochs: 3}\n")
+    with pytest.raises(UserError, match="no section `sweep`"):
+        load_sweep(tmp_path / "run.yaml")
+
+
+def test_a_point_changes_its_keys_and_nothing_else(tmp_path: Path) -> None:
+    config, _ = load_sweep(write(tmp_path, space={"train.lr": {"uniform": [0, 1]}}))
+    point = with_point(config, {"train.lr": 0.25, "train.hnlm.window": [0.1, 0.2]})
+    assert (point.train.lr, point.train.hnlm.window) == (0.25, (0.1, 0.2))
+    changed = point.train.model_copy(update={"lr": config.train.lr, "hnlm": config.train.hnlm})
+    assert point.model_copy(update={"train": changed}) == config

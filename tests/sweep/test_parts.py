@@ -1,0 +1,101 @@
+"""Concurrency, points and outcome of a sweep, with known answers."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hnlm_ray.errors import UserError
+from hnlm_ray.runtime import Resources
+from hnlm_ray.store import Folder
+from hnlm_ray.sweep.config import SweepConfig
+from hnlm_ray.sweep.driver import num_concurrent
+from hnlm_ray.sweep.outcome import TrialRow, importance, write_outcome
+from hnlm_ray.sweep.space import decode, name_of, random_points
+
+SPACE = {
+    "train.hnlm.window": {"choice": [[0.1, 0.5], [0.5, 0.9]]},
+    "train.lr": {"loguniform": [1e-4, 1e-1]},
+    "train.hnlm.tau": {"uniform": [0.1, 0.5]},
+    "train.dim": {"randint": [8, 12]},
+}
+
+
+def sweep(**changes: object) -> SweepConfig:
+    return SweepConfig.model_validate({"space": SPACE, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "cpus", "gpus", "expected"),
+    [
+        ({}, 2, 0, 2),
+        ({}, 64, 0, 16),
+        ({"cpus_per_trial": 0.5}, 2, 0, 4),
+        ({"cpus_per_trial": 0.1}, 0.3, 0, 3),
+        ({"cpus_per_trial": 3}, 8, 0, 2),
+        ({"gpus_per_trial": 0.25}, 64, 1, 4),
+        ({"gpus_per_trial": 2}, 64, 5, 2),
+        ({"max_concurrent": 3}, 0, 0, 3),
+        ({"max_concurrent": 99}, 0, 0, 16),
+    ],
+)
+def test_as_many_trials_as_there_is_room_for(
+    changes: dict[str, object], cpus: float, gpus: float, expected: int
+) -> None:
+    assert num_concurrent(sweep(**changes), Resources(cpus, gpus, 0, 0)) == expected
+
+
+def test_no_room_is_refused_with_the_numbers() -> None:
+    with pytest.raises(UserError, match="needs 4 CPUs and 0 GPUs, and there are 2 and 0"):
+        num_concurrent(sweep(cpus_per_trial=4), Resources(2, 0, 0, 0))
+
+
+def test_random_points_are_those_of_the_seed_and_lie_in_their_bounds() -> None:
+    points = random_points(sweep(trials=50))
+    assert points == random_points(sweep(trials=50))
+    assert points != random_points(sweep(trials=50, seed=1))
+    assert len({name_of(point) for point in points}) == 50
+    for point in points:
+        values = decode(sweep(), point)
+        assert values["train.hnlm.window"] in [[0.1, 0.5], [0.5, 0.9]]
+        assert 1e-4 <= values["train.lr"] <= 1e-1
+        assert 0.1 <= values["train.hnlm.tau"] <= 0.5
+        assert values["train.dim"] in range(8, 12)
+    assert np.median([point["train.lr"] for point in points]) < 1e-2, "spread over the logarithm"
+
+
+def rows(settings: SweepConfig) -> list[TrialRow]:
+    """Validation depends on the window and on chance, on nothing else."""
+    made, chance = [], np.random.default_rng(0)
+    for point in random_points(settings):
+        values = decode(settings, point)
+        valid = 0.3 if values["train.hnlm.window"] == [0.5, 0.9] else 0.1
+        made.append(TrialRow(values, valid + 0.05 * chance.random(), 10, "finished", "", 2.0, 1.5))
+    return made
+
+
+def test_importance_finds_the_key_that_matters() -> None:
+    found = importance(sweep(trials=40), rows(sweep(trials=40)))
+    assert next(iter(found)) == "train.hnlm.window"
+    assert sum(found.values()) == pytest.approx(1.0)
+    assert importance(sweep(trials=3), rows(sweep(trials=3))) == {}, "three trials say nothing"
+
+
+def test_the_outcome_is_written_best_first(tmp_path: Path) -> None:
+    settings, folder = sweep(trials=12), Folder(tmp_path)
+    made = [*rows(settings), TrialRow(decode(settings, random_points(settings)[0]), 0.0, 0, "refused", "why", 0.1, 0.0)]
+    outcome = write_outcome(folder, settings, made, "ndcg@20", 30.0)
+    assert outcome.winner.valid == max(row.valid for row in made)
+    table = folder.read_table("trials.parquet").to_pylist()
+    assert [row["valid"] for row in table] == sorted((row.valid for row in made), reverse=True)
+    assert table[-1]["note"] == "why"
+    assert folder.read_json("sweep.json")["winner"]["values"] == outcome.winner.values
+    for name in ("parallel.svg", "importance.svg"):
+        assert b"<svg" in folder.read_bytes(name)
+    assert len(outcome.table().splitlines()) == 1 + len(made)
+
+
+def test_a_sweep_without_a_single_trained_trial_says_why(tmp_path: Path) -> None:
+    refused = TrialRow(decode(sweep(), random_points(sweep())[0]), 0.0, 0, "refused", "hybrid needs dns", 0.1, 0.0)
+    with pytest.raises(UserError, match="none of 1 trials could be trained: hybrid needs dns"):
+        write_outcome(Folder(tmp_path), sweep(), [refused], "ndcg@20", 1.0)
