@@ -88,6 +88,7 @@ STAGES = (
 )
 STAGE_NAMES = tuple(stage.name for stage in STAGES)
 _OWNER = {artifact: stage.name for stage in STAGES for artifact in stage.artifacts}
+_USE_ENGINES = ("profile", "negative", "embed")
 _PUBLISHED = {"report.html": "report", "report.json": "report", "metrics.json": "evaluation"}
 """Files that are also copied to the run directory's root, and the artifact they come from."""
 
@@ -176,6 +177,8 @@ def run_stages(config: RunConfig, run_dir: RunDir, planned: Sequence[PlannedStag
     """Run what is not done, in order; commit each stage when it is complete. Ray must be connected."""
     run_dir.folder.write_bytes("config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode())
     fingerprints = {item.stage.name: item.fingerprint for item in planned}
+    if any(item.stage.name in _USE_ENGINES and item.state != "done" for item in planned):
+        run.engines.preload()
     with MemoryMonitor() as memory:
         for number, item in enumerate(planned, start=1):
             label = f"[{number}/{len(planned)}] {item.stage.name}"
