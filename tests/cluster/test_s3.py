@@ -1,0 +1,135 @@
+"""Run directories on S3: a real S3 server on loopback, credentials from the environment."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import numpy as np
+import pyarrow as pa
+import pytest
+from moto.server import ThreadedMotoServer
+
+from hnlm_ray.errors import UserError
+from hnlm_ray.store import Folder, ManifestEntry, RunDir
+
+BUCKET = "hnlm-test"
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "only-on-loopback", "AWS_REGION": "us-east-1"}
+
+
+@pytest.fixture(scope="module")
+def s3_environment() -> Iterator[dict[str, str]]:
+    """A server with one bucket; what a process needs in its environment to use it."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    environment = {
+        **CREDENTIALS,
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    _client(environment).create_bucket(Bucket=BUCKET)
+    yield environment
+    server.stop()
+
+
+def _client(environment: dict[str, str]) -> Any:
+    return boto3.client(
+        "s3",
+        endpoint_url=environment["AWS_ENDPOINT_URL"],
+        region_name=environment["AWS_REGION"],
+        aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
+    )
+
+
+@pytest.fixture
+def root(s3_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Folder:
+    for name, value in s3_environment.items():
+        monkeypatch.setenv(name, value)
+    return Folder(f"s3://{BUCKET}/{request.node.name}")
+
+
+def test_a_folder_reads_what_it_wrote(root: Folder, tmp_path: Path) -> None:
+    assert not root.exists()
+    assert root.names() == []
+    table = pa.table({"user_id": pa.array([1, 2, 3], pa.int32()), "text": ["a", None, "ü"]})
+    root.write_table("users/part-1.parquet", table.slice(2))
+    root.write_table("users/part-0.parquet", table.slice(0, 2))
+    root.write_json("stats.json", {"users": 3})
+    root.write_tensors("emb.safetensors", {"user_emb": np.eye(3, dtype=np.float32)})
+    assert root.names() == ["emb.safetensors", "stats.json", "users"], "and nothing half-written"
+    assert root.read_table("users").equals(table)
+    assert root.read_table("users/part-0.parquet", columns=["user_id"]).num_rows == 2
+    assert root.num_rows("users") == 3
+    assert root.read_json("stats.json") == {"users": 3}
+    assert np.array_equal(root.read_tensors("emb.safetensors")["user_emb"], np.eye(3))
+    assert not root.is_local
+    root.delete("stats.json")
+    assert not root.exists("stats.json")
+    root.delete()
+    assert not root.exists("users")
+
+
+def test_directories_travel_both_ways(root: Folder, tmp_path: Path) -> None:
+    (tmp_path / "model" / "sub").mkdir(parents=True)
+    (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "model" / "sub" / "weights.bin").write_bytes(b"\0" * 3_000_000)
+    root.child("model").upload(tmp_path / "model")
+    root.child("model").download(tmp_path / "copy")
+    assert (tmp_path / "copy" / "sub" / "weights.bin").read_bytes() == b"\0" * 3_000_000
+    local = root.child("model").local()
+    assert (local / "config.json").read_text() == "{}"
+    assert root.child("model").local() == local, "one copy per machine"
+
+
+def test_a_run_directory_keeps_its_manifest(root: Folder) -> None:
+    run_dir = RunDir(root.uri)
+    assert run_dir.entries() == {}
+    for fingerprint in ("aa", "bb", "aa"):
+        run_dir.commit(ManifestEntry("ingest", fingerprint, {"dataset": f"dataset/{fingerprint}"}, {}, 1.0, 0.5, "now"))
+    assert [entry.fingerprint for entry in RunDir(root.uri).entries()["ingest"]] == ["bb", "aa"]
+    current = run_dir.current("ingest")
+    assert current is not None
+    assert current.fingerprint == "aa"
+
+
+def test_a_run_with_its_directory_on_s3(s3_environment: dict[str, str], tmp_path: Path) -> None:
+    """Ingest and the warm-up recommender, by the command in a process of its own; then nothing is left to do."""
+    config = tmp_path / "shop.yaml"
+    config.write_text(
+        "data: {format: synthetic, synthetic: {num_users: 60, num_items: 40}}\n"
+        "signal: {epochs: 2}\n"
+        "runtime: {address: local, num_cpus: 2, object_store_gb: 0.2}\n"
+    )
+    uri = f"s3://{BUCKET}/runs/shop"
+    command = [sys.executable, "-m", "hnlm_ray.cli", "run", str(config), "--run-dir", uri, "--until", "signal"]
+    outputs = []
+    for _ in range(2):
+        done = subprocess.run(
+            command, env={**os.environ, **s3_environment}, cwd=tmp_path, capture_output=True, text=True, timeout=400
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        outputs.append(done.stdout + done.stderr)
+    assert "[2/2] signal: " in outputs[0]
+    assert f"nothing to do: all 2 stages of this config stand complete in {uri}" in outputs[1]
+    status = [sys.executable, "-m", "hnlm_ray.cli", "status", uri]
+    shown = subprocess.run(status, env={**os.environ, **s3_environment}, capture_output=True, text=True, timeout=100)
+    assert "2 of 9 stages complete" in shown.stdout
+    secret = CREDENTIALS["AWS_SECRET_ACCESS_KEY"].encode()
+    assert [key for key, content in _objects(s3_environment) if secret in content] == []
+
+
+def _objects(environment: dict[str, str]) -> Iterator[tuple[str, bytes]]:
+    client = _client(environment)
+    for listed in client.list_objects_v2(Bucket=BUCKET, Prefix="runs/")["Contents"]:
+        yield listed["Key"], client.get_object(Bucket=BUCKET, Key=listed["Key"])["Body"].read()
+
+
+def test_a_bucket_that_is_not_there(root: Folder) -> None:
+    with pytest.raises((UserError, OSError), match=r"nobodys-bucket|NoSuchBucket|does not exist"):
+        Folder("s3://nobodys-bucket/x").write_json("a.json", {})
