@@ -72,14 +72,17 @@ def learning_rate(step: int, num_steps: int, warmup_fraction: float, peak: float
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, num_steps - warmup)))
 
 
-def deepspeed_config(config: FinetuneConfig, batch_per_rank: int, bf16: bool) -> dict[str, Any]:
-    """DeepSpeed's own settings for a fine-tune."""
+def deepspeed_config(config: FinetuneConfig, num_ranks: int, bf16: bool) -> dict[str, Any]:
+    """DeepSpeed's own settings for a fine-tune.
+
+    In bf16 stage 0 becomes stage 1: the same arithmetic, with fp32 weights that a checkpoint can reach.
+    """
     return {
-        "train_micro_batch_size_per_gpu": batch_per_rank,
+        "train_micro_batch_size_per_gpu": config.batch_size // num_ranks,
         "gradient_accumulation_steps": 1,  # chunks of a batch share one loss: the boundary is set by hand
         "gradient_clipping": config.max_grad_norm,
         "bf16": {"enabled": bf16},
-        "zero_optimization": {"stage": config.zero_stage},
+        "zero_optimization": {"stage": max(config.zero_stage, int(bf16))},
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 1 << 30,
     }
@@ -113,7 +116,7 @@ class Trainer:
             list(checkpoint.trainable(model).values()), lr=self.config.lr, weight_decay=self.config.weight_decay
         )
         bf16 = self.dtype == torch.bfloat16
-        settings = deepspeed_config(self.config, self.config.batch_size // world_size(), bf16)
+        settings = deepspeed_config(self.config, world_size(), bf16)
         self.engine, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, config=settings, dist_init_required=False
         )

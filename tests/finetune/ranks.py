@@ -1,9 +1,10 @@
-"""Runs a function on several gloo ranks, each a spawned process on one thread."""
+"""Runs a function on one gloo rank in this process, or on several, each a spawned process on one thread."""
 
 import multiprocessing
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -41,3 +42,17 @@ def run_ranks(num_ranks: int, function: Callable[..., Any], *arguments: Any) -> 
             process.join(timeout=_TIMEOUT_S)
             assert process.exitcode == 0
     return found
+
+
+@contextmanager
+def one_rank() -> Iterator[None]:
+    """A process group of one, for DeepSpeed too."""
+    import deepspeed.comm
+
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    os.environ["LOCAL_RANK"] = "0"  # DeepSpeed insists on it
+    deepspeed.comm.init_distributed(dist_backend="gloo", dist_init_required=False, verbose=False)
+    try:
+        yield
+    finally:  # through DeepSpeed, which keeps references to the group that would be stale next time
+        deepspeed.comm.destroy_process_group()

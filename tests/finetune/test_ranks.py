@@ -1,6 +1,6 @@
 """Two ranks with half a batch each are one rank with the whole batch: losses, gradients, weights, for every ZeRO stage.
 
-Ranks are spawned processes, so each of the two tests starts them once and does everything in them.
+Two ranks are spawned processes that start once and do everything; one rank runs in this process.
 """
 
 from pathlib import Path
@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from finetune_world import World, make_job, make_world
-from ranks import run_ranks
+from finetune_world import make_job, make_world
+from ranks import one_rank, run_ranks
 
 from hnlm_ray.finetune.loss import triplet_loss
 from hnlm_ray.store import Folder
 
 B, D = 8, 6
-ZERO_STAGES = (0, 1, 2, 3)
 
 
 def _loss_and_gradients(name: str) -> tuple[float, list[list[float]]]:
@@ -40,30 +39,30 @@ def _loss_and_gradients(name: str) -> tuple[float, list[list[float]]]:
     return float(total / num_ranks), (gradient / num_ranks).tolist()
 
 
-def _train(jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Four steps of each job; a trainer restored from the third step's checkpoint has to repeat the fourth."""
+def _train(jobs: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Three steps of each job; a trainer restored from the second step's checkpoint has to repeat the third."""
     from hnlm_ray.distributed import rank
     from hnlm_ray.finetune import checkpoint
     from hnlm_ray.finetune.batches import epoch_batches
     from hnlm_ray.finetune.export import write_models
     from hnlm_ray.finetune.trainer import Trainer, TrainJob
 
-    results = []
-    for values in jobs:
+    results = {}
+    for name, values in jobs.items():
         job = TrainJob(**values)
         trainer = Trainer(job)
         batches = epoch_batches(trainer.train_rows, trainer.triplets.queries.lengths, trainer.config.batch_size, 0, 0)
         losses = []
-        for number, batch in enumerate(batches[:4]):
-            if number == 3:
+        for number, batch in enumerate(batches[:3]):
+            if number == 2:
                 checkpoint.save(trainer.out.child("checkpoint"), trainer.engine, trainer.state)
                 best = checkpoint.full_parameters(trainer.engine.module)
             losses.append(trainer.train_step(batch))
             trainer.state.num_steps += 1
         weights = {name: value.numpy() for name, value in checkpoint.full_parameters(trainer.engine.module).items()}
         restored = Trainer(job)
-        assert restored.state.num_steps == 3
-        again = restored.train_step(batches[3])
+        assert restored.state.num_steps == 2
+        again = restored.train_step(batches[2])
         repeated = {name: value.numpy() for name, value in checkpoint.full_parameters(restored.engine.module).items()}
         validation = restored.validation.run(restored.engine)
         proof = {}
@@ -75,79 +74,100 @@ def _train(jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
             texts = trainer.parity_texts()[:4]
             proof = write_models(trainer.spec, trainer.config, 0, out, texts, trainer.device, torch.float32)
         torch.distributed.barrier()
-        results.append(
-            {
-                "losses": [*losses, again],
-                "weights": weights,
-                "repeated": repeated,
-                "proof": proof,
-                "validation": validation,
-            }
-        )
+        results[name] = {
+            "losses": [*losses, again],
+            "weights": weights,
+            "repeated": repeated,
+            "proof": proof,
+            "validation_loss": validation["validation_loss"],
+        }
     return results
 
 
-def _both(jobs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Everything that one start of the ranks does."""
+def _everything(jobs: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """All that one start of the ranks does."""
     return {"loss": {name: _loss_and_gradients(name) for name in ("pairwise", "infonce")}, "trained": _train(jobs)}
 
 
-def _jobs(world: World, model: str, folder: Path) -> list[dict[str, Any]]:
-    settings: dict[str, Any] = {"batch_size": 8, "lr": 1e-3, "lora": {"r": 4, "dropout": 0.0}, "precision": "fp32"}
-    jobs = [make_job(world, model, folder / f"zero-{stage}", **settings, zero_stage=stage) for stage in ZERO_STAGES]
-    jobs.append(make_job(world, model, folder / "chunked", **settings, zero_stage=2, chunk_size=2))
-    jobs.append(make_job(world, model, folder / "full", **settings, zero_stage=3, method="full"))
-    return jobs
-
-
-NAMES = [*(f"zero-{stage}" for stage in ZERO_STAGES), "chunked", "full"]
+_LORA: dict[str, Any] = {"batch_size": 8, "lr": 1e-3, "lora": {"r": 4, "dropout": 0.0}, "precision": "fp32"}
+_ALONE = {
+    "lora": _LORA,
+    "chunked": _LORA | {"chunk_size": 2},
+    "full": _LORA | {"method": "full"},
+    "bf16": _LORA | {"precision": "bf16"},
+}
+_TOGETHER = {
+    "zero-0": _LORA | {"zero_stage": 0},
+    "zero-1 chunked": _LORA | {"zero_stage": 1, "chunk_size": 2},
+    "zero-2": _LORA | {"zero_stage": 2},
+    "zero-3": _LORA | {"zero_stage": 3},
+    "full": _LORA | {"zero_stage": 3, "method": "full"},
+    "bf16": _LORA | {"zero_stage": 2, "precision": "bf16"},
+}
+_SAME = {"zero-0": "lora", "zero-1 chunked": "chunked", "zero-2": "lora", "zero-3": "lora", "full": "full"}
 
 
 @pytest.fixture(scope="module")
-def trained(llama: str, tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, Any]]]:
-    """What every rank of a run returned, by number of ranks."""
-    folder = tmp_path_factory.mktemp("ranks")
+def alone(llama: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What one rank does with whole batches."""
+    return _run(1, _ALONE, llama, tmp_path_factory.mktemp("alone"))[0]
+
+
+@pytest.fixture(scope="module")
+def together(llama: str, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of two ranks does with half of every batch."""
+    return _run(2, _TOGETHER, llama, tmp_path_factory.mktemp("together"))
+
+
+def _run(num_ranks: int, settings: dict[str, Any], model: str, folder: Path) -> list[dict[str, Any]]:
     world = make_world(folder / "run")
-    return {num: run_ranks(num, _both, _jobs(world, llama, folder / str(num))) for num in (1, 2)}
+    jobs = {name: make_job(world, model, folder / name, **values) for name, values in settings.items()}
+    if num_ranks == 1:
+        with one_rank():
+            return [_everything(jobs)]
+    return run_ranks(num_ranks, _everything, jobs)
 
 
 @pytest.mark.parametrize("name", ["pairwise", "infonce"])
-def test_two_halves_are_one_whole(trained: dict[int, list[dict[str, Any]]], name: str) -> None:
-    [(whole_loss, whole)] = [result["loss"][name] for result in trained[1]]
-    for result in trained[2]:
+def test_two_halves_are_one_whole(alone: dict[str, Any], together: list[dict[str, Any]], name: str) -> None:
+    whole_loss, whole = alone["loss"][name]
+    for result in together:
         loss, gradient = result["loss"][name]
         assert loss == pytest.approx(whole_loss, rel=1e-6)
         np.testing.assert_allclose(gradient, whole, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("number", range(len(NAMES)), ids=NAMES)
-def test_ranks_train_alike(trained: dict[int, list[dict[str, Any]]], number: int) -> None:
-    [alone] = [result["trained"][number] for result in trained[1]]
-    reference = trained[1][0]["trained"][0] if NAMES[number] != "full" else alone
-    assert alone["losses"] == pytest.approx(reference["losses"], rel=1e-4)  # ZeRO and chunks change nothing
-    for result in trained[2]:
-        assert result["trained"][number]["losses"] == pytest.approx(alone["losses"], rel=1e-3)
-        assert result["trained"][number]["validation"]["validation_loss"] == pytest.approx(
-            alone["validation"]["validation_loss"], rel=1e-2
-        )
+@pytest.mark.parametrize("name", _SAME)
+def test_ranks_train_alike(alone: dict[str, Any], together: list[dict[str, Any]], name: str) -> None:
+    expected = alone["trained"][_SAME[name]]
+    for result in together:
+        found = result["trained"][name]
+        assert found["losses"] == pytest.approx(expected["losses"], rel=1e-3)
+        assert found["validation_loss"] == pytest.approx(expected["validation_loss"], rel=1e-2)
 
 
-@pytest.mark.parametrize("number", range(len(NAMES)), ids=NAMES)
-@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_chunks_change_nothing(alone: dict[str, Any]) -> None:
+    assert alone["trained"]["chunked"]["losses"] == pytest.approx(alone["trained"]["lora"]["losses"], rel=1e-4)
+
+
+def test_bf16_follows_fp32(alone: dict[str, Any]) -> None:
+    assert alone["trained"]["bf16"]["losses"] == pytest.approx(alone["trained"]["lora"]["losses"], rel=0.1)
+
+
 def test_a_restored_training_goes_on_as_if_nothing_had_happened(
-    trained: dict[int, list[dict[str, Any]]], number: int, num_ranks: int
+    alone: dict[str, Any], together: list[dict[str, Any]]
 ) -> None:
-    for result in trained[num_ranks]:
-        run = result["trained"][number]
-        assert run["losses"][4] == run["losses"][3]
-        for name, value in run["weights"].items():
-            np.testing.assert_array_equal(run["repeated"][name], value)
+    for result in [alone, *together]:
+        for name, run in result["trained"].items():
+            assert run["losses"][3] == run["losses"][2], name
+            for parameter, value in run["weights"].items():
+                np.testing.assert_array_equal(run["repeated"][parameter], value, err_msg=f"{name}: {parameter}")
 
 
-@pytest.mark.parametrize("number", range(len(ZERO_STAGES)), ids=NAMES[: len(ZERO_STAGES)])
-def test_saved_adapters_are_not_empty(trained: dict[int, list[dict[str, Any]]], number: int) -> None:
+def test_saved_adapters_are_not_empty(alone: dict[str, Any], together: list[dict[str, Any]]) -> None:
     """ZeRO-3 with LoRA too: the tensors were read back and every B matrix had moved."""
-    for num_ranks in (1, 2):
-        proof = trained[num_ranks][0]["trained"][number]["proof"]
-        assert proof["num_tensors"] == 2 * 2 * 4  # A and B of q, k, v, o in two layers
-        assert proof["mean_norm_of_b"] > 0
+    for result in [alone, together[0]]:
+        for name, run in result["trained"].items():
+            if name != "full":
+                assert run["proof"]["num_tensors"] == 2 * 2 * 4  # A and B of q, k, v, o in two layers
+                assert run["proof"]["mean_norm_of_b"] > 0

@@ -1,0 +1,173 @@
+"""Benchmark `finetune`: the DeepSpeed trainer against a plain PyTorch loop over the same batches, MiniLM with LoRA.
+
+`ratio_to_plain_loop` compares tokens/s after start-up; `time_to_first_step_s` is that of a fresh process: imports,
+model, tokenisation, DeepSpeed and one step (Ray's own start is not in it).
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hnlm_ray.bench.frame import Bar, BenchOptions, Measurement, paired_values
+from hnlm_ray.bench.pair_data import write_pair_data
+
+_MAX_LENGTH = 96
+_SETTINGS: dict[str, Any] = {"batch_size": 32, "lr": 5e-4, "zero_stage": 2}
+
+
+def measure(options: BenchOptions) -> Measurement:
+    """Steps of ours and of the plain loop in turn."""
+    import torch
+
+    torch.set_num_threads(options.threads)
+    steps = 2 if options.quick else 6
+    with tempfile.TemporaryDirectory() as folder:
+        job = make_job(Path(folder), 200 if options.quick else 1500, options.seed)
+        first_step_s = _time_to_first_step(job, options.threads)
+        with process_group():
+            ours, plain = OurLoop(job), PlainLoop(job)
+            tokens = paired_values(lambda: ours.tokens_per_s(steps), lambda: plain.tokens_per_s(steps), options.repeats)
+            first_loss, plain_loss = ours.losses[0], plain.losses[0]
+    figures = {
+        "tokens_per_s": tokens.ours,
+        "plain_loop_tokens_per_s": tokens.baseline,
+        "first_loss": first_loss,
+        "plain_loop_first_loss": plain_loss,
+    }
+    bars = [
+        Bar("ratio_to_plain_loop", tokens.ratio, 0.9),
+        Bar("time_to_first_step_s", first_step_s, 40.0, better="lower"),
+    ]
+    return Measurement(figures, bars, [f"precision {str(ours.trainer.dtype).removeprefix('torch.')}; one rank"])
+
+
+def make_job(folder: Path, num_pairs: int, seed: int) -> Any:
+    """A training job over made-up triplets."""
+    from hnlm_ray.finetune.config import EncoderConfig, FinetuneConfig
+    from hnlm_ray.finetune.encoder import make_spec
+    from hnlm_ray.finetune.pairs import PairTexts
+    from hnlm_ray.finetune.texts import TextTemplate
+    from hnlm_ray.finetune.trainer import TrainJob
+    from hnlm_ray.finetune.triplet_dataset import write_candidates
+    from hnlm_ray.finetune.triplets import TripletMaker
+    from hnlm_ray.store import Folder
+
+    config = FinetuneConfig(**_SETTINGS)
+    sources = write_pair_data(folder / "data", num_pairs // 10, 300, 10, seed)
+    spec = make_spec(EncoderConfig(max_length=_MAX_LENGTH), TextTemplate(_MAX_LENGTH, "neighbors", 3, 8))
+    pairs = Folder(sources.train).read_table()
+    maker = TripletMaker(sources, spec.template, config, seed)
+    out = Folder(folder / "out")
+    triplets = maker(pairs["user_id"].to_numpy(), pairs["item_id"].to_numpy())
+    out.write_table("triplets/part-00000.parquet", triplets)
+    write_candidates(PairTexts(sources, spec.template), config, seed, out)
+    values = config.model_dump(mode="json")
+    return TrainJob(out.child("triplets").uri, out.uri, out.uri, values, spec.as_json(), seed)
+
+
+@contextmanager
+def process_group() -> Iterator[None]:
+    """A group of one rank, as the training under Ray Train finds it in the driver."""
+    import deepspeed.comm
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    os.environ["LOCAL_RANK"] = "0"  # DeepSpeed insists on it
+    deepspeed.comm.init_distributed(dist_backend="gloo", dist_init_required=False, verbose=False)
+    try:
+        yield
+    finally:
+        deepspeed.comm.destroy_process_group()
+
+
+class OurLoop:
+    """The stage's trainer."""
+
+    def __init__(self, job: Any) -> None:
+        from hnlm_ray.finetune.batches import epoch_batches
+        from hnlm_ray.finetune.trainer import Trainer
+
+        self.trainer = Trainer(job)
+        triplets, size = self.trainer.triplets, self.trainer.config.batch_size
+        self.batches = epoch_batches(self.trainer.train_rows, triplets.queries.lengths, size, job.seed, 0)
+        self._next = cycle(self.batches)
+        self.losses: list[float] = []
+
+    def tokens_per_s(self, num_steps: int) -> float:
+        """Tokens per second of the next steps."""
+        batches = [next(self._next) for _ in range(num_steps)]
+        started = time.perf_counter()
+        for batch in batches:
+            self.losses.append(self.step(batch))
+        seconds = time.perf_counter() - started
+        return sum(self.trainer.triplets.num_tokens(batch) for batch in batches) / seconds
+
+    def step(self, batch: np.ndarray) -> float:
+        """One optimizer step."""
+        loss = self.trainer.train_step(batch)
+        self.trainer.state.num_steps = 0  # the learning rate is not what is measured
+        return loss
+
+
+class PlainLoop(OurLoop):
+    """What one would write without any framework: model, loss, backward, clip, AdamW, in the same precision."""
+
+    def __init__(self, job: Any) -> None:
+        import torch
+
+        from hnlm_ray.finetune.encoder import make_encoder
+
+        super().__init__(job)
+        trainer = self.trainer
+        self.model = make_encoder(trainer.spec, trainer.config, torch.float32, job.seed).to(trainer.dtype).train()
+        trained = [value for value in self.model.parameters() if value.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, lr=trainer.config.lr, weight_decay=trainer.config.weight_decay)
+        self.trained = trained
+
+    def step(self, batch: np.ndarray) -> float:
+        """One optimizer step."""
+        import torch
+
+        from hnlm_ray.finetune.loss import pairwise_loss
+
+        query, items = self.trainer.chunk(batch)
+        q_bd, pn_bd = self.model(query, items)
+        loss = pairwise_loss(q_bd, pn_bd[: len(batch)], pn_bd[len(batch) :], self.trainer.config.tau)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.trained, self.trainer.config.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss.item()
+
+
+def _time_to_first_step(job: Any, threads: int) -> float:
+    """Seconds from the start of a Python process to the end of its first step."""
+    started = time.perf_counter()
+    command = [sys.executable, "-m", "hnlm_ray.bench.finetune", json.dumps(vars(job)), str(threads)]
+    subprocess.run(command, check=True, capture_output=True, timeout=600)
+    return time.perf_counter() - started
+
+
+def _first_step(job_json: str, threads: str) -> None:
+    import torch
+
+    from hnlm_ray.finetune.trainer import TrainJob
+
+    torch.set_num_threads(int(threads))
+    with process_group():
+        loop = OurLoop(TrainJob(**json.loads(job_json)))
+        loop.step(loop.batches[0])
+
+
+if __name__ == "__main__":
+    _first_step(*sys.argv[1:])
