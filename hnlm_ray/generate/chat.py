@@ -43,8 +43,15 @@ class ChatTokenizer:
 
     def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Token ids of each prompt, up to where the answer begins."""
-        texts = [self._render(prompt) for prompt in prompts]
-        ids: list[list[int]] = self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False)[
+        return self.tokenize(self.render(prompts))
+
+    def render(self, prompts: Sequence[Prompt]) -> list[str]:
+        """Each prompt as the text of its chat template, up to where the answer begins."""
+        return [self._render(prompt) for prompt in prompts]
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of rendered prompts; the template has written the special tokens already."""
+        ids: list[list[int]] = self._tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)[
             "input_ids"
         ]
         return ids

@@ -17,6 +17,7 @@ from hnlm_ray.generate.prompting import Fitted, fit
 from hnlm_ray.generate.protocol import Completion, Counters, EngineSpec, GenerateRequest
 
 _MAX_PAUSE_S = 60.0
+_pause = time.sleep
 _RETRIED = frozenset({408, 409, 429, 500, 502, 503, 504})
 _REFUSED = frozenset({401, 403, 404})
 """Answers that no other row can change: wrong key, wrong model name or address."""
@@ -97,7 +98,7 @@ class HTTPEngine:
         """The endpoint's answer, or None and the reason."""
         reason, pause_s = "", 0.0
         for attempt in range(self._spec.max_attempts):
-            time.sleep(pause_s)
+            _pause(pause_s)
             pause_s = min(_MAX_PAUSE_S, 2.0**attempt) * random.uniform(0.5, 1.0)  # apart, or all come back at once
             try:
                 response = self._session().post(

@@ -47,7 +47,7 @@ def run(ctx: "StageContext") -> dict[str, Any]:
         temperature=llm.temperature,
         seed=llm.seed,
     )
-    pairs = run_task(task, group, llm, ctx.progress, "pairs")
+    pairs = run_task(task, group, llm, ctx.progress, "pairs", ctx.run.say)
     check_failures(pairs, "hard negatives", negative.max_failed_fraction, "negative.max_failed_fraction")
     generated_s = time.monotonic() - started
     summary = summary_of({"pairs": pairs}, ready_s, generated_s)

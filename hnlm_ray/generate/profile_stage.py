@@ -49,12 +49,12 @@ def run(ctx: "StageContext") -> dict[str, Any]:
     group.prepare()
     ready_s = time.monotonic() - started
     items = task("item_profile", profile.item_prompt, "items", "item_id")
-    item_summary = run_task(items, group, llm, ctx.progress, "items")
+    item_summary = run_task(items, group, llm, ctx.progress, "items", ctx.run.say)
     check_failures(item_summary, "item profiles", profile.max_failed_fraction, "profile.max_failed_fraction")
 
     build_user_inputs(dataset, out, out.child("inputs", "users"), profile, llm, large)
     users = task("user_profile", profile.user_prompt, "users", "user_id")
-    user_summary = run_task(users, group, llm, ctx.progress, "users")
+    user_summary = run_task(users, group, llm, ctx.progress, "users", ctx.run.say)
     check_failures(user_summary, "user profiles", profile.max_failed_fraction, "profile.max_failed_fraction")
     return summary_of({"items": item_summary, "users": user_summary}, ready_s, time.monotonic() - started)
 

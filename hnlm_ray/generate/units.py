@@ -1,10 +1,12 @@
 """The Ray Data plan of an LLM stage: the units that are not done yet, through thin workers, to finished shards."""
 
 import math
+import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +17,7 @@ from ray.data import ActorPoolStrategy
 
 from hnlm_ray.errors import UserError
 from hnlm_ray.generate.config import LLMConfig
+from hnlm_ray.generate.cost import Cost, Usage, cost_of, deviation, estimate, pilot_units, total
 from hnlm_ray.generate.engines import EngineGroup
 from hnlm_ray.generate.protocol import EngineUnavailable
 from hnlm_ray.generate.unit_worker import TextTask, Unit, UnitReport, UnitWorker
@@ -22,6 +25,10 @@ from hnlm_ray.progress import Progress
 from hnlm_ray.store import Folder
 
 UNITS_FILE = "units.json"
+ESTIMATE_FILE = "estimate.json"
+USAGE_FILE = "usage.json"
+Say: TypeAlias = Callable[[str], None]
+
 _WORKER_CPUS = 0.25
 """A worker mostly waits for its engine."""
 _CALLS_PER_WORKER = 32
@@ -47,6 +54,8 @@ class TaskSummary:
     """Share of this run's prompt tokens that the engines had in their cache."""
     seconds_per_row: dict[str, float]
     """Where a unit's time went in this run (read, render, engine, parse, write), per row."""
+    cost: dict[str, Any]
+    """`estimated` from the first units, `measured` over all runs, `token_deviation` between the two."""
     tokens_over_time: list[tuple[float, int]]
     """(Unix time, tokens so far) of this run at the end of each unit, at most 200 points."""
 
@@ -112,22 +121,84 @@ class _PlanWorker:
         return {name: np.array([value]) for name, value in {**asdict(report), "fatal": fatal}.items()}
 
 
-def run_task(task: TextTask, group: EngineGroup, llm: LLMConfig, progress: Progress, part: str) -> TaskSummary:
+def run_task(
+    task: TextTask, group: EngineGroup, llm: LLMConfig, progress: Progress, part: str, say: Say | None = None
+) -> TaskSummary:
     """Bring every unit of `task` to its shard and say what stands.
 
-    Progress counts the rows of units that are finished. Raises what an engine raises when it cannot be had.
+    The first units, spread over all, go to the engine straight from here while Ray Data starts its workers: they tell
+    what the rest will cost (`say`). Progress counts the rows of units that are finished. Raises `UserError`, or
+    `EngineUnavailable` where no engine can be had.
     """
+    started = time.monotonic()
     units = list_units(task.inputs)
     todo = open_units(task, units)
     progress.start(sum(unit.num_rows for unit in units), "rows", part)
     progress.update(sum(unit.num_rows for unit in units) - sum(unit.num_rows for unit in todo))
-    reports = []
-    for start in range(0, len(todo), _UNITS_PER_PLAN):
-        for report in _run_plan(task, group, llm, todo[start : start + _UNITS_PER_PLAN]):
-            reports.append(report)
-            tokens = report.prompt_tokens + report.completion_tokens
-            progress.update(report.rows, tokens=tokens, failed=report.failed)
-    return _summary(task, reports)
+    reports: list[UnitReport] = []
+
+    def count(report: UnitReport) -> None:
+        reports.append(report)
+        progress.update(report.rows, tokens=report.prompt_tokens + report.completion_tokens, failed=report.failed)
+
+    first: set[int] = set()
+    if len(todo) == len(units) and units:  # a run that goes on has its estimate from the first time
+        first = set(pilot_units(len(units), units[0].num_rows, llm.max_num_seqs))
+    pilot = [unit for number, unit in enumerate(todo) if number in first]
+    rest = [unit for number, unit in enumerate(todo) if number not in first]
+    with ThreadPoolExecutor(1) as background:
+        estimating = background.submit(_run_pilot, task, group, llm, pilot, len(units), count, say)
+        for start in range(0, len(rest), _UNITS_PER_PLAN):
+            for report in _run_plan(task, group, llm, rest[start : start + _UNITS_PER_PLAN]):
+                count(report)
+        estimating.result()
+    engines = max(1, group.state()["ready"])
+    return _summary(task, reports, _account(task, reports, engines * (time.monotonic() - started), llm))
+
+
+def _run_pilot(
+    task: TextTask,
+    group: EngineGroup,
+    llm: LLMConfig,
+    pilot: Sequence[Unit],
+    num_units: int,
+    count: Callable[[UnitReport], None],
+    say: Say | None,
+) -> None:
+    """Do the first units and write down what all of them will cost."""
+    if not pilot:
+        return
+    worker, started, before = UnitWorker(task, group), time.monotonic(), group.counters()
+    usage = Usage()
+    with ThreadPoolExecutor(len(pilot)) as pool:
+        for report in pool.map(worker.run, pilot):
+            count(report)
+            usage += _usage(report)
+    seconds, after = time.monotonic() - started, group.counters()
+    speed = (after.prompt_tokens + after.completion_tokens - before.prompt_tokens - before.completion_tokens) / seconds
+    usage += Usage(engine_s=usage.tokens / speed if speed else 0.0)
+    num_rows = sum(unit.num_rows for unit in list_units(task.inputs))
+    expected = estimate(usage, num_rows, llm)
+    task.inputs.write_json(ESTIMATE_FILE, expected.as_json())
+    if say:
+        say(f"  estimate from {usage.rows:,} rows: {expected.in_words()}")
+
+
+def _account(task: TextTask, reports: Sequence[UnitReport], engine_s: float, llm: LLMConfig) -> dict[str, Any]:
+    """What the task cost, the runs that were cut before this one included, beside its estimate."""
+    usage = Usage(**task.inputs.read_json(USAGE_FILE)) if task.inputs.exists(USAGE_FILE) else Usage()
+    usage += total([_usage(report) for report in reports]) + Usage(engine_s=engine_s if reports else 0.0)
+    task.inputs.write_json(USAGE_FILE, asdict(usage))
+    measured = cost_of(usage, llm)
+    account: dict[str, Any] = {"measured": measured.as_json()}
+    if task.inputs.exists(ESTIMATE_FILE):
+        expected = Cost(**task.inputs.read_json(ESTIMATE_FILE))
+        account |= {"estimated": expected.as_json(), "token_deviation": deviation(expected, measured)}
+    return account
+
+
+def _usage(report: UnitReport) -> Usage:
+    return Usage(report.rows, report.prompt_tokens, report.completion_tokens)
 
 
 def _run_plan(task: TextTask, group: EngineGroup, llm: LLMConfig, units: Sequence[Unit]) -> Iterator[UnitReport]:
@@ -157,7 +228,7 @@ def _run_plan(task: TextTask, group: EngineGroup, llm: LLMConfig, units: Sequenc
         yield UnitReport(**row)
 
 
-def _summary(task: TextTask, reports: Sequence[UnitReport]) -> TaskSummary:
+def _summary(task: TextTask, reports: Sequence[UnitReport], cost: dict[str, Any]) -> TaskSummary:
     columns = ["status", "error", "prompt_tokens", "completion_tokens", "truncated"]
     table = task.outputs.read_table(columns=columns)
     failed = table.filter(pc.equal(table["status"], "failed"))
@@ -177,6 +248,7 @@ def _summary(task: TextTask, reports: Sequence[UnitReport]) -> TaskSummary:
         asked_rows=asked,
         prefix_hit_rate=round(cached_tokens / prompt_tokens, 4) if prompt_tokens else 0.0,
         seconds_per_row={lap: round(seconds / asked, 6) if asked else 0.0 for lap, seconds in spent.items()},
+        cost=cost,
         tokens_over_time=_timeline(reports),
     )
 

@@ -1,0 +1,224 @@
+"""Profile generation against the bare engine: the same prompts through the stage and through `vllm.LLM.generate`.
+
+Both sides have an engine of the same settings, started before the clock. Every repetition has prompts of its own, so
+that neither finds them in its cache; what prompts of one kind share is cached on both sides alike.
+"""
+
+import itertools
+import os
+import tempfile
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from hnlm_ray.bench.frame import Bar, BenchOptions, Measurement, paired_values
+from hnlm_ray.config import RunConfig, parse_config
+from hnlm_ray.demo.config import StandinConfig
+from hnlm_ray.demo.teaching import make_model, make_tokenizer
+from hnlm_ray.generate.chat import ChatTokenizer
+from hnlm_ray.generate.engines import EngineManager
+from hnlm_ray.generate.inputs import item_rows
+from hnlm_ray.generate.prompting import load_template
+from hnlm_ray.generate.schemas import answer_schema, parse_answer
+from hnlm_ray.generate.unit_worker import TextTask, make_draft
+from hnlm_ray.generate.units import TaskSummary, commit_inputs, run_task, unit_rows
+from hnlm_ray.progress import Progress
+from hnlm_ray.runtime import connected
+from hnlm_ray.store import Folder
+
+_MAX_WORDS = 6
+_MAX_NEW_TOKENS = 320
+"""More than the schema's longest answer, so that no answer is cut, on neither side."""
+_WORDS = ("dark", "moon", "river", "love", "ghost", "war", "ship", "garden", "cook", "train", "cat", "stone", "deep")
+
+
+@dataclass(frozen=True)
+class _Prompts:
+    """One set of prompts: as the stage's input, and as finished text."""
+
+    task: TextTask
+    texts: list[str]
+
+
+class _Stage:
+    """Our side: the units of a task through Ray Data, the dispatcher and the engine, to shards on disk."""
+
+    def __init__(self, config: RunConfig, model: str) -> None:
+        self._llm = config.llm
+        self._manager = EngineManager(config)
+        self._group = self._manager.generator(model)
+        self._group.prepare()
+
+    def run(self, prompts: _Prompts) -> TaskSummary:
+        return run_task(prompts.task, self._group, self._llm, Progress("bench"), "rows")
+
+    def close(self) -> None:
+        self._manager.close()
+
+
+class _BareEngine:
+    """The baseline: `vllm.LLM.generate` in this process, with the same engine settings and schema."""
+
+    def __init__(self, config: RunConfig, model: str) -> None:
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        import torch
+        from vllm import LLM, SamplingParams
+        from vllm.sampling_params import StructuredOutputsParams
+
+        torch.set_num_threads(config.llm.num_threads)
+        self._llm = LLM(
+            model,
+            dtype="float32",
+            enforce_eager=True,
+            distributed_executor_backend="uni",
+            kv_cache_memory_bytes=int(config.llm.kv_cache_gb * 2**30),
+            max_num_seqs=config.llm.max_num_seqs,
+            max_num_batched_tokens=config.llm.max_num_batched_tokens,
+            structured_outputs_config={"backend": "xgrammar", "disable_any_whitespace": True},
+        )
+        schema = StructuredOutputsParams(json=answer_schema("item_profile", _MAX_WORDS))
+        self._params = SamplingParams(temperature=0.0, max_tokens=_MAX_NEW_TOKENS, structured_outputs=schema)
+
+    def run(self, prompts: _Prompts) -> list[str]:
+        outputs = self._llm.generate(prompts.texts, self._params, use_tqdm=False)
+        return [output.outputs[0].text for output in outputs]
+
+
+def measure(options: BenchOptions) -> Measurement:
+    """Rows per second of both sides, the ratio, growth with the number of rows, and where a row's time goes."""
+    num_rows, sizes = (96, (48, 96)) if options.quick else (2000, (500, 8000))
+    repeats = 1 if options.quick else min(options.repeats, 3)
+    config = parse_config({"llm": {"num_threads": options.threads}, "runtime": {"address": "local"}})
+    with tempfile.TemporaryDirectory() as scratch, connected(config.runtime):
+        root = Path(scratch)
+        model = _random_model(root / "model", options.seed)
+        chat = ChatTokenizer(model)
+        stage, bare = _Stage(config, model), _BareEngine(config, model)
+
+        def prompts(name: str, count: int) -> _Prompts:
+            return _make_prompts(root / name, chat, count, config)
+
+        sets = [prompts(f"set{number}", num_rows) for number in range(repeats + 1)]
+        summaries: list[TaskSummary] = []
+        answers: list[list[str]] = []
+        pairs = paired_values(
+            _timed(lambda number: summaries.append(stage.run(sets[number]))),
+            _timed(lambda number: answers.append(bare.run(sets[number]))),
+            repeats,
+        )
+        same = _share_of_equal_answers(sets[-1], answers[-1])
+        grown = []
+        for size in sizes:
+            own = prompts(f"size{size}", size)
+            started = time.perf_counter()
+            stage.run(own)
+            grown.append((time.perf_counter() - started) / size)
+        overhead = _overhead(chat, sets[-1], summaries[-1])
+        stage.close()
+    growth = grown[1] / grown[0]
+    figures = {
+        "stage_rows_per_s": num_rows / pairs.ours,
+        "bare_engine_rows_per_s": num_rows / pairs.baseline,
+        "growth_per_row_ratio": growth,
+        "equal_answers_ratio": same,
+        "prefix_hit_ratio": summaries[-1].prefix_hit_rate,
+        **overhead,
+    }
+    bars = [
+        Bar("ratio_to_bare_engine", pairs.speedup, 0.90),
+        Bar("growth_off_linear_ratio", abs(growth - 1.0), 0.10, better="lower"),
+    ]
+    notes = [
+        f"{num_rows} prompts, {repeats} pairs; ratio_to_bare_engine = bare seconds over the stage.s, median",
+        f"growth_per_row_ratio = seconds per row with {sizes[1]} rows over those with {sizes[0]}",
+    ]
+    return Measurement(figures, bars, notes)
+
+
+def _timed(run: Callable[[int], object]) -> Callable[[], float]:
+    """`run(0)`, `run(1)`, ... call by call; returns the seconds of each."""
+    numbers = itertools.count()
+
+    def call() -> float:
+        started = time.perf_counter()
+        run(next(numbers))
+        return time.perf_counter() - started
+
+    return call
+
+
+def _make_prompts(root: Path, chat: ChatTokenizer, count: int, config: RunConfig) -> _Prompts:
+    """`count` items of random words, of lengths as real ones have: no two prompts are the same."""
+    rng = np.random.default_rng(zlib.crc32(root.name.encode()))
+
+    def words(low: int, high: int) -> list[str]:
+        return [" ".join(rng.choice(_WORDS, rng.integers(low, high))) for _ in range(count)]
+
+    nothing = pa.nulls(count, pa.string())
+    items = pa.table(
+        {
+            "item_id": pa.array(range(count), pa.int32()),
+            "title": words(2, 8),
+            "brand": words(1, 3),
+            "categories": [[word] for word in words(1, 3)],
+            "description": words(20, 80),
+            "text": nothing,
+        }
+    )
+    inputs = Folder(root / "inputs")
+    rows = item_rows(items, None, use_supplied=False)
+    inputs.write_table("inputs-00000.parquet", rows, row_group_size=unit_rows(count, config.llm.unit_rows))
+    commit_inputs(inputs)
+    template = load_template("books", "item_profile")
+    task = TextTask(template, ("item_id",), inputs, Folder(root / "outputs"), _MAX_WORDS, 0, _MAX_NEW_TOKENS)
+    drafts = [make_draft(task, row) for row in rows.to_pylist()]
+    return _Prompts(task, chat.render([draft.render() for draft in drafts if draft is not None]))
+
+
+def _share_of_equal_answers(prompts: _Prompts, answers: list[str]) -> float:
+    table = prompts.task.outputs.read_table(columns=["text", "status"]).to_pylist()
+    pairs = zip(table, answers, strict=True)
+    parsed = [(row["text"], parse_answer("item_profile", raw, _MAX_WORDS, finished=True).text) for row, raw in pairs]
+    return sum(ours == bare for ours, bare in parsed) / len(parsed)
+
+
+def _overhead(chat: ChatTokenizer, prompts: _Prompts, summary: TaskSummary) -> dict[str, float]:
+    """Milliseconds per row beside the engine's own work: measured one by one, on one batch of rows."""
+    rows = prompts.task.inputs.read_table().slice(0, 256).to_pylist()
+    started = time.perf_counter()
+    drafts = [draft for row in rows if (draft := make_draft(prompts.task, row))]
+    rendered = [draft.render() for draft in drafts]
+    texts = chat.render(rendered)
+    templated = time.perf_counter()
+    token_ids = chat.tokenize(texts)
+    tokenized = time.perf_counter()
+    ray.get(ray.put(drafts))
+    ray.get(ray.put(texts))
+    transferred = time.perf_counter()
+    chat.decode(token_ids)
+    decoded = time.perf_counter()
+    per_row = 1000 / len(rows)
+    return {
+        "templating_ms_per_row": (templated - started) * per_row,
+        "tokenizing_ms_per_row": (tokenized - templated) * per_row,
+        "transfer_ms_per_row": (transferred - tokenized) * per_row,
+        "detokenizing_ms_per_row": (decoded - transferred) * per_row,
+        **{f"{part}_ms_per_row": 1000 * seconds for part, seconds in summary.seconds_per_row.items()},
+    }
+
+
+def _random_model(folder: Path, seed: int) -> str:
+    """The stand-in's architecture and tokenizer with random weights: the speed is the same, and nothing is trained."""
+    template = load_template("books", "item_profile")
+    config = StandinConfig(seed=seed)
+    tokenizer = make_tokenizer([template.system, template.user, *_WORDS], config)
+    tokenizer.save_pretrained(folder)
+    make_model(tokenizer, config).save_pretrained(folder)
+    return str(folder)
