@@ -62,6 +62,10 @@ class UserItems:
         starts = np.repeat(self.indptr[user_ids] - np.cumsum(counts) + counts, counts)
         return rows, self.item_ids[starts + np.arange(len(rows))]
 
+    def without_entries(self) -> "UserItems":
+        """The same users and items, and nothing between them."""
+        return UserItems(np.zeros_like(self.indptr), np.empty(0, np.int32), self.num_items)
+
     def union(self, other: "UserItems") -> "UserItems":
         """Items of either."""
         return UserItems.from_pairs(

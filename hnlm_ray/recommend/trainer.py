@@ -75,8 +75,8 @@ class Trainer:
         while self.state.epoch < self.config.epochs and not self._stopped():
             start, self.objective.sampling_s = time.perf_counter(), 0.0
             self._refresh()
-            for batch in self._batches():
-                self._step(batch)
+            for batch in self.batches():
+                self.step(batch)
                 if self.state.step % _STEPS_BETWEEN_CLOCKS == 0:
                     saved_at = self._save_if_due(saved_at)
             metrics = self._finish_epoch(time.perf_counter() - start)
@@ -95,7 +95,7 @@ class Trainer:
             tensors |= {f"alignment.{name}": weight.float().cpu().numpy().copy() for name, weight in weights}
         return tensors
 
-    def _batches(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[Batch]:
         """This rank's part of every step of the epoch that is not done yet, in an order given by (seed, epoch)."""
         epoch = self.state.epoch
         order = np.random.default_rng([self.seed, epoch]).permutation(self.pair_ids)
@@ -105,7 +105,8 @@ class Trainer:
             own = np.array_split(whole, self.world_size)[self.rank]
             yield Batch(own, self.interactions.user_ids[own], self.interactions.item_ids[own], epoch, step, len(whole))
 
-    def _step(self, batch: Batch) -> None:
+    def step(self, batch: Batch) -> None:
+        """One optimizer step."""
         loss = self.engine(batch)
         value = float(loss.detach())
         if not math.isfinite(value):
