@@ -49,10 +49,23 @@ class Graph:
     def product_at(self, x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """(A x)[rows], [R, D], no autograd."""
         if self._csr is None:
-            out = torch.empty(len(rows), x.shape[1])
-            kernels.product_at(self.indptr, self.indices, self.weights, x.detach().numpy(), rows.numpy(), out.numpy())
-            return out
+            touched, places = self.distinct(rows)
+            out = torch.empty(len(touched), x.shape[1])
+            source = x.detach().numpy()
+            kernels.product_at(self.indptr, self.indices, self.weights, source, touched.numpy(), out.numpy())
+            return out.index_select(0, places)
         return (self._csr.to(x.dtype) @ x.detach())[rows]
+
+    def distinct(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(distinct rows [T] in the order they first occur, place of each row among them [R]), `rows` on the CPU.
+
+        A batch names its popular items many times, and these have the longest rows: each is computed once.
+        """
+        places = np.empty(len(rows), np.int64)
+        touched = np.empty(kernels.number_rows(rows.numpy(), self._position, places), np.int64)
+        touched[places] = rows.numpy()
+        self._position[touched] = -1
+        return torch.from_numpy(touched), torch.from_numpy(places)
 
     def backward(self, grads_LRD: list[torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
         """Gradient [N, D] with respect to layer 0, from the gradients of each layer's `rows`.
@@ -63,14 +76,11 @@ class Graph:
         if self._csr is not None:
             return self._backward_torch(grads_LRD, rows)
         dim = grads_LRD[0].shape[1]
-        places = np.empty(len(rows), np.int64)
-        num_touched = kernels.number_rows(rows.numpy(), self._position, places)
-        touched = np.empty(num_touched, np.int64)
-        touched[places] = rows.numpy()
+        touched, places = (index.numpy() for index in self.distinct(rows))
         compact: dict[int, np.ndarray] = {}
         for grad in grads_LRD:
             if id(grad) not in compact:
-                compact[id(grad)] = np.zeros((num_touched, dim), np.float32)
+                compact[id(grad)] = np.zeros((len(touched), dim), np.float32)
                 kernels.add_rows(grad.contiguous().numpy(), places, compact[id(grad)])
         layers = [compact[id(grad)] for grad in grads_LRD]
         total = np.empty((self.num_nodes, dim), np.float32)  # fresh: autograd keeps it as the parameter's .grad
@@ -79,14 +89,24 @@ class Graph:
         else:  # two buffers in turn, such that the last product lands in `total`
             other = self.scratch("grad", dim).numpy()
             current, spare = (total, other) if len(layers) % 2 == 0 else (other, total)
-            kernels.product_of(self.indptr, self.indices, self.weights, layers[-1], self._position, current)
+            self._product_of(layers[-1], touched, current, spare)
             for layer in reversed(layers[1:-1]):
                 kernels.add_rows(layer, touched, current)
                 kernels.product(self.indptr, self.indices, self.weights, current, spare)
                 current, spare = spare, current
         kernels.add_rows(layers[0], touched, total)
-        self._position[touched] = -1
         return torch.from_numpy(total)
+
+    def _product_of(self, g_TD: np.ndarray, touched: np.ndarray, out_ND: np.ndarray, spare_ND: np.ndarray) -> None:
+        """out = A g for a g that is zero but in the rows `touched`; if many, by the full product."""
+        if 2 * len(touched) > self.num_nodes:
+            spare_ND[:] = 0
+            spare_ND[touched] = g_TD
+            kernels.product(self.indptr, self.indices, self.weights, spare_ND, out_ND)
+            return
+        self._position[touched] = np.arange(len(touched), dtype=np.int32)
+        kernels.product_of(self.indptr, self.indices, self.weights, g_TD, self._position, out_ND)
+        self._position[touched] = -1
 
     def _backward_torch(self, grads_LRD: list[torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
         assert self._csr is not None

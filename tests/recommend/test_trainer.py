@@ -64,6 +64,19 @@ def test_a_run_killed_within_an_epoch_ends_like_an_undisturbed_one(
     assert histories[0] == histories[1]
 
 
+def trainer_of(root: str, world_size: int = 1, zero_stage: int = 0) -> Trainer:
+    """Bare for one rank, under DeepSpeed for several."""
+    uris = {name: f"{root}/{name}" for name in ("dataset", "embeddings")}
+    data = Interactions.load(Folder(uris["dataset"]))
+    config = TrainConfig.model_validate({**SMALL, "zero_stage": zero_stage, "hnlm": ALIGNED})
+    llm = load_llm_negatives(uris, data, config, 0)
+    if world_size == 1:
+        return build_trainer(data, config, 0, llm)
+    return build_trainer(
+        data, config, 0, llm, engine=lambda module: DeepSpeedEngine(module, config, world_size), world_size=world_size
+    )
+
+
 def ranks(rank: int, world_size: int, root: str, zero_stage: int, results: Any) -> None:
     """One rank of a training with DeepSpeed; puts its loss curve and embeddings."""
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": str(rank)}
@@ -74,13 +87,7 @@ def ranks(rank: int, world_size: int, root: str, zero_stage: int, results: Any) 
         "gloo", init_method=f"file://{root}/store-{world_size}-{zero_stage}", rank=rank, world_size=world_size
     )
     deepspeed.comm.init_distributed(dist_backend="gloo", dist_init_required=False, verbose=False)
-    uris = {name: f"{root}/{name}" for name in ("dataset", "embeddings")}
-    data = Interactions.load(Folder(uris["dataset"]))
-    config = TrainConfig.model_validate({**SMALL, "zero_stage": zero_stage, "hnlm": ALIGNED})
-    llm = load_llm_negatives(uris, data, config, 0)
-    trainer = build_trainer(
-        data, config, 0, llm, engine=lambda module: DeepSpeedEngine(module, config, world_size), world_size=world_size
-    )
+    trainer = trainer_of(root, world_size, zero_stage)
     tensors = trainer.fit()
     state = trainer.engine.state()
     if rank == 0:
@@ -107,11 +114,14 @@ def run_ranks(world_size: int, root: Path, zero_stage: int) -> Any:
     return result
 
 
-def test_two_ranks_of_half_the_batch_are_one_of_the_whole(tmp_path: Path) -> None:
+def test_two_ranks_of_half_the_batch_are_one_bare_loop_of_the_whole(tmp_path: Path) -> None:
     board = checkerboard()
     write_dataset(Folder(tmp_path / "dataset"), board)
     write_embeddings(Folder(tmp_path / "embeddings"), board, share=0.9)
-    one_loss, one, one_state = run_ranks(1, tmp_path, zero_stage=0)
+    whole = trainer_of(str(tmp_path))
+    one = whole.fit()
+    one_loss = [entry["loss"] for entry in whole.state.history]
+    one_state = {name: tensor.numpy() for name, tensor in whole.engine.state().items()}
     two_loss, two, two_state = run_ranks(2, tmp_path, zero_stage=2)
     np.testing.assert_allclose(two_loss, one_loss, rtol=1e-5)
     for name, tensor in one.items():
