@@ -1,7 +1,7 @@
 """The engines of one run: asked for by the stages, kept alive across them, so that each model is started once."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,10 +14,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from hnlm_ray.errors import UserError
 from hnlm_ray.generate.chat import is_local_folder
 from hnlm_ray.generate.config import LLMConfig
-from hnlm_ray.generate.hosts import Dispatcher, HostPlan
+from hnlm_ray.generate.hosts import Dispatcher, HostPlan, build_engine
 from hnlm_ray.generate.protocol import (
     Completion,
     Counters,
+    Engine,
     EngineDied,
     EngineSpec,
     EngineUnavailable,
@@ -202,9 +203,7 @@ class EngineManager:
     def _pool(self, place: str, spec: EngineSpec | None = None) -> tuple[Any, HostPlan]:
         if place not in self._pools:
             plan = host_plan(self._llm, gpus=spec.gpus if spec else 0.0, is_http=place == "http")
-            here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-            options = {"num_cpus": 0, "max_concurrency": 1000, "scheduling_strategy": here}
-            self._pools[place] = ray.remote(Dispatcher).options(**options).remote(plan), plan
+            self._pools[place] = start_dispatcher(plan), plan
         return self._pools[place]
 
     def _end(self, place: str) -> None:
@@ -212,6 +211,13 @@ class EngineManager:
         with suppress(RayActorError, GetTimeoutError):  # the hosts die with their dispatcher in any case
             ray.get(dispatcher.close.remote(), timeout=30)
         ray.kill(dispatcher)
+
+
+def start_dispatcher(plan: HostPlan, build: Callable[[EngineSpec], Engine] = build_engine) -> Any:
+    """A dispatcher on the driver's own node, which outlives all others; `build` makes the engines."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options = {"num_cpus": 0, "max_concurrency": 1000, "scheduling_strategy": here}
+    return ray.remote(Dispatcher).options(**options).remote(plan, build)
 
 
 def host_plan(llm: LLMConfig, *, gpus: float, is_http: bool) -> HostPlan:

@@ -6,7 +6,7 @@ from pathlib import Path
 import ray
 
 sys.path.insert(0, str(Path(__file__).parent))
-from conftest import paced_group, paced_plan, title_task
+from paced_tasks import paced_group, paced_plan, title_task
 
 from hnlm_ray.generate.config import LLMConfig
 from hnlm_ray.generate.units import run_task

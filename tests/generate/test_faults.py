@@ -11,7 +11,7 @@ import psutil
 import pyarrow as pa
 import pytest
 import ray
-from conftest import MakeGroup, title_task
+from paced_tasks import MakeGroup, title_task
 
 from hnlm_ray.generate.config import LLMConfig
 from hnlm_ray.generate.protocol import EngineUnavailable

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from conftest import title_task
+from paced_tasks import title_task
 from tiny_model import make_tiny_llama
 
 from hnlm_ray.config import parse_config
