@@ -31,9 +31,9 @@ class StandinConfig(Section):
     """Width; heads have 64 channels each."""
     vocab_size: int = Field(default=2048, ge=512)
     """Most tokens of the byte-level BPE that is trained on the data set."""
-    max_context_tokens: int = Field(default=768, ge=384)
+    max_context_tokens: int = Field(default=1024, ge=512)
     """Longest prompt and answer together."""
-    num_steps: int = Field(default=400, ge=1)
+    num_steps: int = Field(default=600, ge=1)
     """Optimizer steps."""
     batch_tokens: int = Field(default=2048, ge=512)
     """Most tokens per step, padding included."""

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
 CARD = "standin.json"
 """File of the folder that tells how the model was made and how good it is; written last."""
+_SHARES = (0.35, 0.2, 0.45)
+"""Of the lessons, those of each kind: users' prompts are the longest, negatives need the most knowledge."""
+_LESSONS_PER_DRAW = 4
+_MAX_LESSON_TOKENS = 768
 _NUM_EXAM_LESSONS = 64
 _NUM_RENAMED_SHOPS = 8
 _NUM_TOKENIZER_LESSONS = 300
@@ -115,9 +119,8 @@ def make_standin(config: StandinConfig, own: Shop, folder: Path, progress: "Prog
 
     tokenizer = make_tokenizer(words(), config)
     model = make_model(tokenizer, config)
-    supply = batches(
-        lambda: encode(mixed_lessons(shops, rng), tokenizer, config.max_context_tokens), config.batch_tokens, rng
-    )
+    max_tokens = min(config.max_context_tokens, _MAX_LESSON_TOKENS)  # longer ones cost time and teach nothing new
+    supply = batches(lambda: encode(mixed_lessons(shops, rng), tokenizer, max_tokens), config.batch_tokens, rng)
     if progress:
         progress.start(config.num_steps, unit="steps", part="stand-in")
     losses = teach(
@@ -146,11 +149,12 @@ def make_standin(config: StandinConfig, own: Shop, folder: Path, progress: "Prog
 
 
 def mixed_lessons(shops: list[Shop], rng: np.random.Generator) -> list[Lesson]:
-    """Some lessons of each kind from shops at random: a third from the own one, a third from invented ones."""
+    """Some lessons of one kind from one shop at random: the own one, a foreign one, or one with invented names."""
     own, foreign, *invented = shops
-    shop = (own, foreign, invented[int(rng.integers(len(invented)))])[int(rng.integers(3))]
-    kinds = KINDS if shop in (own, foreign) else KINDS[:2]  # whoever knows no sub-genres cannot name another one
-    return lessons(shop, 16, rng, [kinds[int(rng.choice(len(kinds)))]])
+    kind = KINDS[int(rng.choice(len(KINDS), p=_SHARES))]
+    # Whoever does not know a shop's sub-genres cannot name another one: no hard negatives from invented names.
+    third = foreign if kind == "hard_negative" else invented[int(rng.integers(len(invented)))]
+    return lessons((own, foreign, third)[int(rng.integers(3))], _LESSONS_PER_DRAW, rng, [kind])
 
 
 def examine(model: "LlamaForCausalLM", tokenizer: "PreTrainedTokenizerFast", config: StandinConfig) -> float:

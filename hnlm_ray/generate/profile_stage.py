@@ -8,6 +8,7 @@ from hnlm_ray.generate.engines import EngineGroup
 from hnlm_ray.generate.prompting import load_template
 from hnlm_ray.generate.unit_worker import TextTask
 from hnlm_ray.generate.units import TaskSummary, check_failures, run_task
+from hnlm_ray.store import Folder
 
 if TYPE_CHECKING:
     from hnlm_ray.pipeline import StageContext
@@ -56,7 +57,18 @@ def run(ctx: "StageContext") -> dict[str, Any]:
     users = task("user_profile", profile.user_prompt, "users", "user_id")
     user_summary = run_task(users, group, llm, ctx.progress, "users", ctx.run.say)
     check_failures(user_summary, "user profiles", profile.max_failed_fraction, "profile.max_failed_fraction")
-    return summary_of({"items": item_summary, "users": user_summary}, ready_s, time.monotonic() - started)
+    summary = summary_of({"items": item_summary, "users": user_summary}, ready_s, time.monotonic() - started)
+    return summary | _quality(ctx, dataset, out, summary["headline"])
+
+
+def _quality(ctx: "StageContext", dataset: Folder, profiles: Folder, headline: str) -> dict[str, Any]:
+    """Whether the profiles name the right genres, where the truth is known: in the built-in catalogue."""
+    if ctx.config.data.format != "synthetic":
+        return {}
+    from hnlm_ray.demo.quality import profile_quality, quality_line
+
+    quality = profile_quality(dataset, profiles)
+    return {"quality": quality, "headline": f"{headline}; {quality_line(quality)}"}
 
 
 def summary_of(tasks: dict[str, TaskSummary], ready_s: float, total_s: float) -> dict[str, Any]:

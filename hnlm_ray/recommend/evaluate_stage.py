@@ -43,4 +43,7 @@ def run(ctx: "StageContext") -> dict[str, Any]:
     columns = dict(zip(test.per_user.names, test.per_user.values.T, strict=True))
     out.write_table("per_user.parquet", pa.table({"user_id": test.per_user.user_ids.astype("int32"), **columns}))
     out.write_json("metrics.json", metrics)
-    return {name: len(evaluation.per_user.user_ids) for name, evaluation in evaluated.items()} | {"metrics": metrics}
+    counts = {name: len(evaluation.per_user.user_ids) for name, evaluation in evaluated.items()}
+    k = config.ks[-1] if 20 not in config.ks else 20
+    headline = f"test recall@{k} {metrics['test'][f'recall@{k}']:.4f}, ndcg@{k} {metrics['test'][f'ndcg@{k}']:.4f}"
+    return {"headline": f"{headline} over {counts['test']} users", **counts, "metrics": metrics}

@@ -135,7 +135,10 @@ def summary_of(trainer: Trainer) -> dict[str, Any]:
     seconds = sum(entry["seconds"] for entry in state.history)
     missing = aligned.vectors.num_missing if aligned else 0
     missing = trainer.pool_draw.pool.num_empty if trainer.pool_draw else missing
+    epochs, best = state.epoch, state.best_epoch or state.epoch
+    monitored = f"{trainer.config.monitor} {max(0.0, state.best_metric):.4f} on validation"
     return {
+        "headline": f"{trainer.interactions.num_pairs} pairs, {epochs} epochs, best {best}: {monitored}",
         "train_pairs": trainer.interactions.num_pairs,
         "pairs_without_any_negative": trainer.interactions.num_pairs - len(trainer.pair_ids),
         "num_missing_negatives": missing,
