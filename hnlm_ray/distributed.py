@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from hnlm_ray.memory import keep_freed_memory
 from hnlm_ray.progress import Progress
 from hnlm_ray.runtime import RuntimeConfig
 from hnlm_ray.store import Folder
@@ -94,6 +95,7 @@ def _on_each_rank(train_config: dict[str, Any]) -> None:
     import torch.distributed as dist
 
     torch.set_num_threads(train_config["threads"])
+    keep_freed_memory()
     in_driver = not dist.is_initialized()
     if in_driver:  # Ray Train leaves a group of one to us; a hash store needs neither port nor host name
         backend = "nccl" if torch.cuda.is_available() else "gloo"

@@ -1,5 +1,7 @@
-"""Peak memory of a run: this process and everything it started."""
+"""Peak memory of a run, this process and everything it started; and what the C library does with freed memory."""
 
+import ctypes
+import sys
 import threading
 from types import TracebackType
 from typing import Self
@@ -48,3 +50,17 @@ class MemoryMonitor:
         while not self._stopped.is_set():
             self.peak_gb = max(self.peak_gb, tree_memory_gb())
             self._stopped.wait(self._interval_s)
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep large blocks instead of returning them to the system at every free.
+
+    A step allocates the same large tensors as the one before; fetching them anew costs a page fault per 4 KiB,
+    which was up to a third of a step's time. glibc only; elsewhere nothing happens.
+    """
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "mallopt"):
+            m_trim_threshold, m_mmap_threshold = -1, -3
+            libc.mallopt(m_mmap_threshold, 1 << 30)
+            libc.mallopt(m_trim_threshold, (1 << 31) - 1)

@@ -8,7 +8,7 @@ import torch
 
 from hnlm_ray.bench.frame import Bar, BenchOptions, Measurement, paired
 from hnlm_ray.bench.graphs import SIZES, power_law_graph
-from hnlm_ray.recommend.compiled import keep_freed_memory
+from hnlm_ray.memory import keep_freed_memory
 from hnlm_ray.recommend.config import EvaluateConfig
 from hnlm_ray.recommend.interactions import Interactions
 from hnlm_ray.recommend.metrics import ranking_metrics

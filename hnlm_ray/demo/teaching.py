@@ -15,6 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from hnlm_ray.demo.config import StandinConfig
 from hnlm_ray.demo.copying import start_with_copying
 from hnlm_ray.demo.lessons import Lesson
+from hnlm_ray.memory import keep_freed_memory
 
 PAD, END = "<|pad|>", "<|end|>"
 ROLES = ("<|user|>", "<|assistant|>")
@@ -139,6 +140,7 @@ def teach(
     on_step: Callable[[float], None] = lambda loss: None,
 ) -> list[float]:
     """Train for `config.num_steps` steps; the loss of every step."""
+    keep_freed_memory()
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     warmup = max(1, config.num_steps // 20)
 

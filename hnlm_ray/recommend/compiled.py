@@ -4,8 +4,6 @@ One thread must not enter OpenMP at all: its idle threads spin, and on a machine
 everything around the kernel many times over.
 """
 
-import ctypes
-import sys
 import types
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -44,17 +42,3 @@ def use_torch_threads() -> None:
     num_threads = torch.get_num_threads()
     numba.set_num_threads(min(num_threads, numba.config.NUMBA_NUM_THREADS))
     torch.set_num_threads(num_threads)
-
-
-def keep_freed_memory() -> None:
-    """Let the C library keep large blocks instead of returning them to the system at every free.
-
-    A step allocates the same large tensors as the one before; fetching them anew costs a page fault per 4 KiB,
-    which was up to a third of a step's time. glibc only; elsewhere nothing happens.
-    """
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None)
-        if hasattr(libc, "mallopt"):
-            m_trim_threshold, m_mmap_threshold = -1, -3
-            libc.mallopt(m_mmap_threshold, 1 << 30)
-            libc.mallopt(m_trim_threshold, (1 << 31) - 1)

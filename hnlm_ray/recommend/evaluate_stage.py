@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import torch
 
+from hnlm_ray.memory import keep_freed_memory
 from hnlm_ray.recommend.artifact import RecommenderArtifact
-from hnlm_ray.recommend.compiled import keep_freed_memory
 from hnlm_ray.recommend.evaluation import Evaluation, evaluate_split, item_groups, popularity_bias, user_groups
 from hnlm_ray.recommend.interactions import Interactions
 

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from hnlm_ray.memory import keep_freed_memory
 from hnlm_ray.recommend.checkpoint import Checkpoint, TrainState
-from hnlm_ray.recommend.compiled import keep_freed_memory, use_torch_threads
+from hnlm_ray.recommend.compiled import use_torch_threads
 from hnlm_ray.recommend.config import FitConfig
 from hnlm_ray.recommend.engine import Engine
 from hnlm_ray.recommend.interactions import Interactions
