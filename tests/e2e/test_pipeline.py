@@ -23,7 +23,10 @@ HNLM = [sys.executable, "-m", "hnlm_ray.cli"]
 SMALL = [
     "data.synthetic.num_users=40",
     "data.synthetic.num_items=40",
+    "llm.standin.num_steps=150",
+    "llm.standin.min_genre_accuracy=0.3",
     "signal.epochs=5",
+    "finetune.max_triplets=64",
     "finetune.epochs=1",
     "train.epochs=6",
 ]
@@ -31,8 +34,11 @@ ARGUMENTS = ["run", "configs/quickstart.yaml", *(part for value in SMALL for par
 STAGE_BEGINS = re.compile(r"^\[\d/9\] (\w+)(: goes on)?$")
 
 
-def hnlm(*arguments: str, timeout_s: float = 400) -> subprocess.CompletedProcess[str]:
+def hnlm(*arguments: str, timeout_s: float = 900) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*HNLM, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False)
+
+
+pytestmark = pytest.mark.timeout(1200)
 
 
 @pytest.fixture(scope="session")
@@ -147,7 +153,7 @@ def lines_of(process: subprocess.Popen[str]) -> Iterator[str]:
         yield line.rsplit("\r", 1)[-1].rstrip("\n")
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2400)
 def test_kill_9_in_every_stage_loses_nothing(undisturbed: RunDir, tmp_path: Path) -> None:
     """One run, killed once in each stage at a seeded moment, ends as the undisturbed one."""
     rng = random.Random(7)
@@ -166,7 +172,7 @@ def test_kill_9_in_every_stage_loses_nothing(undisturbed: RunDir, tmp_path: Path
                 os.kill(process.pid, signal.SIGKILL)
                 killed_in.append(begins[1])
                 break
-        if process.wait(timeout=400) == 0:
+        if process.wait(timeout=900) == 0:
             break
     assert process.returncode == 0
     assert len(killed_in) >= 7, killed_in  # a stage of milliseconds may be over before the signal arrives
