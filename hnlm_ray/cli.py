@@ -30,12 +30,13 @@ def _run(options: argparse.Namespace) -> int:
     from hnlm_ray.console import quiet_libraries
     from hnlm_ray.ingest.source import check
     from hnlm_ray.pipeline import plan, run_pipeline
-    from hnlm_ray.plan import describe
+    from hnlm_ray.plan import check_models, describe
     from hnlm_ray.runtime import local_resources
     from hnlm_ray.store import RunDir
 
     config = load_config(options.config, options.set)
     check(config.data)
+    check_models(config)
     run_dir = RunDir(options.run_dir or f"runs/{config.name}")
     planned = plan(config, run_dir, options.until)
     place = Path(run_dir.folder.path if run_dir.folder.is_local else ".")

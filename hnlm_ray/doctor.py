@@ -95,8 +95,7 @@ def _config(path: str, overrides: Sequence[str]) -> list[Finding]:
     return [
         Finding("config", "ok", path),
         _tried("data", lambda: _data(config)),
-        _model("generator", config.llm.model, known=("stand-in",)),
-        _model("encoder", config.encoder.model, known=("minilm",)),
+        _tried("models", lambda: _models(config)),
         _tried("resources", lambda: _resources(config)),
     ]
 
@@ -110,18 +109,11 @@ def _data(config: RunConfig) -> str:
     return f"{config.data.path or config.data.format}: {counts}"
 
 
-def _model(role: str, model: str, known: tuple[str, ...]) -> Finding:
-    if model in known:
-        return Finding(role, "ok", f"{model} (built in)")
-    folder = Path(model).expanduser()
-    if not folder.exists():
-        return Finding(
-            role, "note", f"{model}: no local folder, so it is taken from the Hub's cache or fetched on first use"
-        )
-    missing = [name for name in ("config.json", "tokenizer_config.json") if not (folder / name).is_file()]
-    if missing:
-        return Finding(role, "LACKS", f"{model}: no {', '.join(missing)}; give a complete Hugging Face folder")
-    return Finding(role, "ok", model)
+def _models(config: RunConfig) -> str:
+    from hnlm_ray.plan import check_models
+
+    check_models(config)
+    return f"generator {config.llm.model}, encoder {config.encoder.model} (Hub names are not looked up)"
 
 
 def _resources(config: RunConfig) -> str:

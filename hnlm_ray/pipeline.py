@@ -208,10 +208,11 @@ def run_pipeline(
     Raises:
         UserError: the input is missing or not as the config says, or resources do not suffice.
     """
-    from hnlm_ray.plan import demands
+    from hnlm_ray.plan import check_models, demands
     from hnlm_ray.runtime import cluster_resources, connected, local_resources, preflight
 
     check(config.data)
+    check_models(config)
     target = RunDir(run_dir or f"runs/{config.name}")
     planned = plan(config, target, until)
     run = Run(config, terminal)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hnlm_ray.config import RunConfig
+from hnlm_ray.errors import UserError
 from hnlm_ray.ingest.source import plan_counts
 from hnlm_ray.pipeline import PlannedStage
 from hnlm_ray.runtime import Demand, Resources
@@ -12,6 +13,32 @@ from hnlm_ray.runtime import Demand, Resources
 _PROCESS_GB = 2.0
 """A Python process with torch or vLLM and a small model, measured."""
 _TEXT_STAGES = ("profile", "negative")
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt")
+
+
+def check_models(config: RunConfig) -> None:
+    """Refuse model folders that are not there or not whole, before anything starts.
+
+    Raises:
+        UserError: a path is no folder, or has no config or no tokenizer. A Hub name is not looked up.
+    """
+    if config.llm.engine == "vllm":
+        _check_model("llm.model", config.llm.model, "stand-in")
+    _check_model("encoder.model", config.encoder.model, "minilm")
+
+
+def _check_model(key: str, model: str, built_in: str) -> None:
+    folder = Path(model).expanduser()
+    if model == built_in or not (folder.exists() or model.startswith((".", "/", "~"))):
+        return
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"{key} {model!r} is no model folder (no config.json): give {built_in!r}, a folder or a Hub name"
+        )
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        raise UserError(
+            f"{key} {model!r} has no tokenizer ({' or '.join(_TOKENIZER_FILES)}): save one beside the model"
+        )
 
 
 def demands(config: RunConfig, planned: Sequence[PlannedStage]) -> list[Demand]:
