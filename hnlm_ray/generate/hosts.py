@@ -18,6 +18,7 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from hnlm_ray.generate.protocol import Counters, Engine, EngineDied, EngineSpec, EngineUnavailable
+from hnlm_ray.runtime import SPIN_COUNT
 
 _MAX_THREADS = 64  # Ray starts them all at once
 
@@ -56,9 +57,8 @@ class EngineHost:
         self._build = build
         self._engines: dict[str, Engine] = {}
         self._loading = threading.Lock()
-        # Ray has set OMP_NUM_THREADS to 1; each engine sets its own number. Idle threads must not spin: on busy
-        # cores that costs ten times the work.
-        os.environ |= {"OMP_NUM_THREADS": str(os.cpu_count() or 1), "OMP_WAIT_POLICY": "PASSIVE"}
+        # Ray has set OMP_NUM_THREADS to 1; each engine sets its own number.
+        os.environ |= {"OMP_NUM_THREADS": str(os.cpu_count() or 1), "GOMP_SPINCOUNT": SPIN_COUNT}
         if plan.imports_vllm:
             if not plan.options.get("num_gpus"):
                 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # each process would import everything again

@@ -4,12 +4,14 @@ One thread must not enter OpenMP at all: its idle threads spin, and on a machine
 everything around the kernel many times over.
 """
 
+import ctypes
 import types
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numba
 import torch
+from threadpoolctl import threadpool_info
 
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
@@ -36,9 +38,13 @@ def kernel(**options: Any) -> Callable[[Kernel], Kernel]:
 def use_torch_threads() -> None:
     """Give the kernels as many threads as torch has.
 
-    Numba starts its pool at the first call and thereby sets OpenMP's number of threads for torch as well, to all
-    cores: torch's own number is put back.
+    Numba starts its pool at the first call. On OpenMP it thereby sets two things for torch as well, which are put
+    back: the number of threads (to all cores), and nested teams (to allowed: from then on each matrix product starts
+    threads within threads, and training a small model takes three times as long).
     """
     num_threads = torch.get_num_threads()
     numba.set_num_threads(min(num_threads, numba.config.NUMBA_NUM_THREADS))
     torch.set_num_threads(num_threads)
+    for library in threadpool_info():
+        if library["internal_api"] == "openmp":
+            ctypes.CDLL(library["filepath"]).omp_set_max_active_levels(1)
