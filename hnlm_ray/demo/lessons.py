@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,8 +36,22 @@ KINDS = ("item_profile", "user_profile", "hard_negative")
 _MAX_ITEMS = 4000
 _MAX_USERS = 1500
 _SENTENCE_WORDS = 16
+_TITLE_WORDS = 5
+_NUM_THEMES = 2
+_THEME_SHARE = (0.01, 0.6)
+"""Words in fewer or more of the items' texts than this tell nothing that a reader could be said to like."""
 _MAX_HISTORY = 12
 _SHELF = re.compile(r"^Lovers of ([^.,]+)(?:, ([^.]+))?\.")
+_ABOUT = re.compile(r"About ([^.]+)\.$")
+_SUBTITLE = re.compile(r"\s*[:;(\[]|\s-\s")
+_NO_THEMES = frozenset(
+    re.findall(
+        r"\w+",
+        "about also been book books both does enjoy enjoyed fans from have interested into like more most novel novels "
+        "other over reader readers series some story stories such than that their them then there these they this "
+        "those through very well were what when where which while will with would your",
+    )
+)
 _REJECTED = re.compile(r"[Bb]ut (.+) leaves (?:me|them) cold")
 _GENRE_OF = {name.lower(): genre for genre, names in GENRES.items() for name in names}
 
@@ -54,7 +69,7 @@ class Shop:
     """Items and reading histories, as the prompts need them."""
 
     items: list[dict[str, Any]]
-    """title, brand, categories, description, and text (ready-made, or None)."""
+    """title, brand, categories, description (or ready-made text in its place)."""
     histories: list[list[tuple[int, str | None]]]
     """Per user: (item, review), newest first."""
 
@@ -68,17 +83,38 @@ class Shop:
                     item["brand"],
                     ", ".join(item["categories"] or ()),
                     item["description"],
-                    item["text"],
                 )
             )
         for history in self.histories:
             yield from (as_data(review) for _, review in history if review)
 
+    @cached_property
+    def themes(self) -> frozenset[str]:
+        """Words that describe some of the items, but neither one alone nor nearly all: what items without categories
+        are told by."""
+        named_in = Counter(word for item in self.items for word in set(_words(item["description"])))
+        fewest, most = (share * len(self.items) for share in _THEME_SHARE)
+        return frozenset(word for word, count in named_in.items() if max(2, fewest) <= count <= most)
+
+    def profile(self, item_id: int) -> tuple[str, str]:
+        """(summary, reasoning) of an item: its shelf or its title and themes, then what its description says first."""
+        item = self.items[item_id]
+        shelf = [as_data(name) for name in (item["categories"] or ())]
+        if shelf:
+            about = first_sentence(as_data(item["description"])) if item["description"] else ""
+            shelf = shelf[1:3] or shelf
+            return f"Lovers of {', '.join(shelf)}. {about}".strip(), f"Its shelf is {shelf[-1]}."
+        themes = [word for word in dict.fromkeys(_words(item["description"])) if word in self.themes][:_NUM_THEMES]
+        about = f"About {', '.join(themes)}." if themes else ""
+        return f"Like {short_title(item['title'])}. {about}".strip(), "Only its own words tell."
+
 
 def shop_of_dataset(dataset: Folder) -> Shop:
     """A sample of an ingested data set: items, and training interactions only."""
-    columns = ["title", "brand", "categories", "description", "text"]
-    items = dataset.read_table("items", columns=["item_id", *columns]).sort_by("item_id").select(columns).to_pylist()
+    columns = ["item_id", "title", "brand", "categories", "description", "text"]
+    items = dataset.read_table("items", columns=columns).sort_by("item_id").to_pylist()
+    for item in items:
+        item["description"] = item["description"] or item["text"]  # as the prompts do
     histories = _histories(dataset.read_table("train", columns=["user_id", "item_id", "review"]))
     if len(histories) > _MAX_USERS:
         chosen = np.random.default_rng(0).permutation(len(histories))[:_MAX_USERS]
@@ -101,7 +137,7 @@ def synthetic_shop(seed: int) -> Shop:
 
 def shop_of_catalogue(catalogue: Catalogue) -> Shop:
     """The shop that a catalogue describes."""
-    items = [{**item, "text": None} for item in catalogue.items.to_pylist()]
+    items = catalogue.items.to_pylist()
     place = {item["item_key"]: n for n, item in enumerate(items)}
     rows = catalogue.interactions
     item_ids = pa.array([place[key] for key in rows["item_key"].to_pylist()])
@@ -140,22 +176,29 @@ def first_sentence(text: str, num_words: int = _SENTENCE_WORDS) -> str:
     return cut_words(sentence, num_words).rstrip(" .,;:") + "."
 
 
-def item_answer(item: dict[str, Any]) -> tuple[str, str]:
-    """(summary, reasoning) of an item: its shelf or its title, then what its description says first."""
-    about = first_sentence(as_data(item["description"])) if item["description"] else ""
-    shelf = [as_data(name) for name in (item["categories"] or ())]
-    if shelf:
-        shelf = shelf[1:3] or shelf
-        return f"Lovers of {', '.join(shelf)}. {about}".strip(), f"Its shelf is {shelf[-1]}."
-    return f"Like {as_data(item['title'])}. {about}".strip(), "Only its own words tell."
+def short_title(title: str) -> str:
+    """A title without its subtitle, series or edition, at most `_TITLE_WORDS` words of it.
+
+    >>> short_title("Crow (Boston Underworld) (Volume 1)")
+    'Crow'
+    """
+    title = as_data(title)
+    return cut_words(_SUBTITLE.split(title)[0] or title, _TITLE_WORDS)
+
+
+def _words(text: str | None) -> list[str]:
+    """The words that could be themes, in order."""
+    return [word for word in re.findall(r"\b[a-z]{4,}\b", as_data(text).lower()) if word not in _NO_THEMES]
 
 
 def user_answer(entries: Sequence[dict[str, str]]) -> tuple[str, str]:
-    """(summary, reasoning) of a user from the entries of the prompt: the shelves named most, and what was rejected."""
+    """(summary, reasoning) of a user from the prompt's entries: shelves or themes named most, and what was rejected."""
     shelves = [found for entry in entries if (found := _SHELF.match(entry["profile"]))]
     if 2 * len(shelves) < len(entries) or not shelves:
-        titles = " and ".join(entry["title"] for entry in entries[:2])
-        return f"Likes {titles}. {first_sentence(entries[0]['profile'])}", "The latest choices."
+        titles = " and ".join(short_title(entry["title"]) for entry in entries[:2])
+        abouts = [found[1].split(", ") for entry in entries if (found := _ABOUT.search(entry["profile"]))]
+        themes = [word for word, _ in Counter(word for about in abouts for word in about).most_common(_NUM_THEMES)]
+        return f"Likes {titles}." + (f" About {', '.join(themes)}." if themes else ""), "The latest choices."
     genres = Counter(found[1] for found in shelves).most_common(2)  # ties: the newest first
     subgenres = Counter(found[2] for found in shelves if found[2]).most_common(1)
     text = "Enjoys " + " and ".join(name for name, count in genres if count > 1 or name == genres[0][0])
@@ -168,7 +211,8 @@ def negative_answer(user_text: str, title: str, item_text: str, rng: np.random.G
     """(hard negative, reasoning): in the item's genre the sub-genre that the user rejects, or else another one."""
     shelf = _SHELF.match(item_text)
     if not shelf or shelf[1] not in GENRES:
-        return f"Another {title}: {first_sentence(item_text, 8)}", "Close in words only."
+        about = _ABOUT.search(item_text)
+        return f"Another {short_title(title)}." + (f" {about[0]}" if about else ""), "Close in words only."
     genre = shelf[1]
     names = list(GENRES[genre])
     rejected = _REJECTED.search(user_text)
@@ -210,7 +254,7 @@ def _item_lesson(shop: Shop, item_id: int, domain: str, rng: np.random.Generator
     reviews = _reviews_of(shop, item_id)
     fields = {name: item[name] for name in ("title", "brand", "categories", "description")}
     draft = item_draft(load_template(domain, "item_profile"), **fields, reviews=reviews[: int(rng.integers(4))])
-    return draft, item_answer(item)
+    return draft, shop.profile(item_id)
 
 
 def _reviews_of(shop: Shop, item_id: int) -> list[str]:
@@ -219,13 +263,9 @@ def _reviews_of(shop: Shop, item_id: int) -> list[str]:
 
 def _user_lesson(shop: Shop, history: list[tuple[int, str | None]], domain: str, rng: np.random.Generator) -> Answered:
     shown = history[: int(rng.integers(1, _MAX_HISTORY + 1))]
-    choices = [{"title": shop.items[i]["title"], "profile": _profile(shop.items[i]), "review": r} for i, r in shown]
+    choices = [{"title": shop.items[i]["title"], "profile": shop.profile(i)[0], "review": r} for i, r in shown]
     draft = user_draft(load_template(domain, "user_profile"), choices)
     return draft, user_answer([dict(entry) for entry in draft.entries])
-
-
-def _profile(item: dict[str, Any]) -> str:
-    return str(item["text"] or item_answer(item)[0])
 
 
 def _negative_lesson(
@@ -234,7 +274,10 @@ def _negative_lesson(
     draft, (user_text, _) = _user_lesson(shop, history, domain, rng)
     item = shop.items[item_id]
     draft = negative_draft(
-        load_template(domain, "hard_negative"), user_profile=user_text, title=item["title"], item_profile=_profile(item)
+        load_template(domain, "hard_negative"),
+        user_profile=user_text,
+        title=item["title"],
+        item_profile=shop.profile(item_id)[0],
     )
     slots = draft.slots
     return draft, negative_answer(slots["user_profile"], slots["title"], slots["profile"], rng)

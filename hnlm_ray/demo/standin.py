@@ -32,6 +32,8 @@ CARD = "standin.json"
 """File of the folder that tells how the model was made and how good it is; written last."""
 _SHARES = (0.35, 0.2, 0.45)
 """Of the lessons, those of each kind: users' prompts are the longest, negatives need the most knowledge."""
+_SHOP_SHARES = (0.5, 0.25, 0.25)
+"""Of the lessons, those from the data set itself, from another synthetic shop, from shops with invented names."""
 _LESSONS_PER_DRAW = 4
 _MAX_LESSON_TOKENS = 768
 _NUM_EXAM_LESSONS = 64
@@ -154,7 +156,8 @@ def mixed_lessons(shops: list[Shop], rng: np.random.Generator) -> list[Lesson]:
     kind = KINDS[int(rng.choice(len(KINDS), p=_SHARES))]
     # Whoever does not know a shop's sub-genres cannot name another one: no hard negatives from invented names.
     third = foreign if kind == "hard_negative" else invented[int(rng.integers(len(invented)))]
-    return lessons((own, foreign, third)[int(rng.integers(3))], _LESSONS_PER_DRAW, rng, [kind])
+    shop = (own, foreign, third)[int(rng.choice(3, p=_SHOP_SHARES))]
+    return lessons(shop, _LESSONS_PER_DRAW, rng, [kind])
 
 
 def examine(model: "LlamaForCausalLM", tokenizer: "PreTrainedTokenizerFast", config: StandinConfig) -> float:
