@@ -164,13 +164,32 @@ def plan(config: RunConfig, run_dir: RunDir, until: str = "report") -> list[Plan
         raise UserError(f"--until {until!r} is no stage: there are {', '.join(STAGE_NAMES)}")
     fingerprints: dict[str, str] = {}
     planned = []
-    for stage in STAGES[: STAGE_NAMES.index(until) + 1]:
-        fingerprint = _fingerprint(stage, config, [fingerprints[name] for name in stage.reads])
+    for stage in _wanted(config, until):
+        fingerprint = _fingerprint(stage, config, [fingerprints[name] for name in _reads(stage, config)])
         fingerprints[stage.name] = fingerprint
         entry = run_dir.entry(stage.name, fingerprint)
         begun = any(run_dir.artifact(artifact, fingerprint).exists() for artifact in stage.artifacts)
         planned.append(PlannedStage(stage, fingerprint, "done" if entry else "partial" if begun else "missing", entry))
     return planned
+
+
+def _wanted(config: RunConfig, until: str) -> list[Stage]:
+    """The stages up to `until`; on the way to `train` and beyond, only those on which it rests."""
+    stages = {stage.name: stage for stage in STAGES[: STAGE_NAMES.index(until) + 1]}
+    if "train" not in stages:
+        return list(stages.values())
+    wanted = {name for name in stages if name in ("train", "evaluate", "report")}
+    for stage in reversed(stages.values()):
+        if stage.name in wanted:
+            wanted |= set(_reads(stage, config))
+    return [stage for stage in stages.values() if stage.name in wanted]
+
+
+def _reads(stage: Stage, config: RunConfig) -> tuple[str, ...]:
+    """The stages whose artifacts `stage` reads under this config: without LLM negatives no engine runs for `train`."""
+    if config.train.hnlm.variant != "none":
+        return stage.reads
+    return {"train": ("ingest",), "report": ("ingest", "train", "evaluate")}.get(stage.name, stage.reads)
 
 
 def run_stages(config: RunConfig, run_dir: RunDir, planned: Sequence[PlannedStage], run: Run) -> None:

@@ -6,7 +6,7 @@ import yaml
 
 from hnlm_ray.config import parse_config
 from hnlm_ray.errors import UserError
-from hnlm_ray.pipeline import STAGE_NAMES, PlannedStage, plan
+from hnlm_ray.pipeline import PlannedStage, plan
 from hnlm_ray.store import RunDir
 
 
@@ -24,7 +24,7 @@ def status(uri: str | Path) -> str:
     lines = [f"{run_dir.folder.uri} ({config.name})", f"  {'stage':<10} {'state':<8} {'seconds':>8} {'GB':>6}  result"]
     lines += [f"  {_line(item)}" for item in planned]
     done = sum(item.state == "done" for item in planned)
-    lines.append(f"{done} of {len(STAGE_NAMES)} stages complete")
+    lines.append(f"{done} of {len(planned)} stages complete")
     return "\n".join(lines)
 
 

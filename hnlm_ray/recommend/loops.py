@@ -28,7 +28,8 @@ def signal_loop(loop_config: dict[str, Any]) -> None:
 
 
 def train_loop(loop_config: dict[str, Any]) -> None:
-    """Train the recommender. Keys: config, seed, dataset, signal, negatives, embeddings, out (URIs)."""
+    """Train the recommender. Keys: config, seed, dataset, out (URIs), and for LLM negatives signal, negatives,
+    embeddings."""
     out, config = Folder(loop_config["out"]), TrainConfig.model_validate(loop_config["config"])
     interactions = Interactions.load(Folder(loop_config["dataset"]))
     llm = load_llm_negatives(loop_config, interactions, config, loop_config["seed"])

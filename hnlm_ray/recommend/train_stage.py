@@ -23,7 +23,8 @@ def run(ctx: "StageContext") -> dict[str, Any]:
     if config.model in LINEAR_MODELS:
         summary = _solve(config, dataset, out)
     else:
-        inputs = {name: ctx.input(name).uri for name in ("dataset", "signal", "negatives", "embeddings")}
+        read = ("dataset",) if config.hnlm.variant == "none" else ("dataset", "signal", "negatives", "embeddings")
+        inputs = {name: ctx.input(name).uri for name in read}
         loop_config = {"config": config.model_dump(mode="json"), "seed": ctx.config.seed, "out": out.uri, **inputs}
         run_training(train_loop, loop_config, runtime=ctx.config.runtime, out=out, name="train", progress=ctx.progress)
         summary = dict(out.read_json(SUMMARY_FILE))

@@ -84,8 +84,8 @@ def num_concurrent(settings: SweepConfig, present: Resources) -> int:
 
 def _at(config: RunConfig, settings: SweepConfig, target: RunDir) -> Sweep:
     """The sweep's folder carries the fingerprint of everything that decides its trials: a changed one starts anew."""
-    fingerprints = {item.stage.name: item.fingerprint for item in plan(config, target, until="train")}
-    values = [fingerprints["train"], settings.result_dict()]
+    fingerprints = {item.stage.name: item.fingerprint for item in plan(config, target, until=_LAST_SHARED_STAGE)}
+    values = [fingerprints, config.train.result_dict(), config.seed, settings.result_dict()]
     name = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
     owners = {"dataset": "ingest", "signal": "signal", "negatives": "negative", "embeddings": "embed"}
     artifacts = {name: target.artifact(name, fingerprints[stage]).uri for name, stage in owners.items()}
