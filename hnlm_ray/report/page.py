@@ -179,7 +179,7 @@ def _evaluation_plots(evaluation: Mapping[str, Any], _report: Mapping[str, Any])
 
 
 def _cost_plots(timing: Mapping[str, float], report: Mapping[str, Any]) -> dict[str, str]:
-    stages = [stage for stage in timing if stage != "total_s"]
+    stages = [stage for stage in timing if stage not in ("total_s", "run_s")]
     seconds = [timing[stage] for stage in stages]
     peaks = [report["memory"]["stages"][stage] for stage in stages]
     return {

@@ -1,5 +1,6 @@
 """Where the report reads from: the complete stages of a run, their folders, the resolved config."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,8 @@ class Source:
     config: Mapping[str, Any]
     """The resolved config as plain values."""
     settings: ReportConfig
+    run_s: float | None = None
+    """Seconds since the run began, Ray's start included; None where the report is made later."""
     titles: dict[int, str] = field(default_factory=dict)
     """item_id -> title, of the items looked up so far."""
 
@@ -37,7 +40,8 @@ class Source:
         """What a run of the pipeline has completed so far."""
         entries = {stage: entry for stage, entry in ctx.manifest_entries.items() if stage != "report"}
         folders = {name: ctx.input(name) for entry in entries.values() for name in entry.artifacts}
-        return cls(entries, folders, ctx.config.model_dump(mode="json"), ctx.config.report)
+        run_s = time.monotonic() - ctx.run.started_at
+        return cls(entries, folders, ctx.config.model_dump(mode="json"), ctx.config.report, run_s)
 
     @classmethod
     def of_run_dir(cls, run_dir: RunDir) -> "Source":

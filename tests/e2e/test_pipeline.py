@@ -91,7 +91,7 @@ def test_hard_negatives_are_never_training_or_held_out_positives(undisturbed: Ru
 
 def test_the_report_holds_what_was_measured(undisturbed: RunDir) -> None:
     report = undisturbed.folder.read_json("report.json")
-    assert report["timing"]["total_s"] > 0
+    assert report["timing"]["run_s"] > report["timing"]["total_s"] > 0  # Ray starts outside the stages
     assert report["memory"]["peak_gb"] > 0
     assert undisturbed.folder.read_json("metrics.json")
     page = undisturbed.folder.read_bytes("report.html").decode()

@@ -10,9 +10,11 @@ _USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
 
 
 def timing_facts(source: Source) -> dict[str, float]:
-    """Seconds of each stage, and `total_s`, their sum."""
+    """Seconds of each stage; `total_s`, their sum; `run_s`, from the start of the run that wrote the report, Ray's
+    start included, to the report: less than `total_s` where stages stood from earlier runs."""
     seconds = {stage: entry.seconds for stage, entry in source.entries.items()}
-    return {**seconds, "total_s": round(sum(seconds.values()), 3)}
+    totals = {"total_s": sum(seconds.values())} | ({} if source.run_s is None else {"run_s": source.run_s})
+    return {**seconds, **{name: round(value, 3) for name, value in totals.items()}}
 
 
 def memory_facts(source: Source) -> dict[str, Any]:
