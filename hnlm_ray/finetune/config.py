@@ -35,7 +35,7 @@ Percentile = Annotated[float, Field(ge=0, le=1)]
 
 
 class FinetuneConfig(Section):
-    """Triplets of texts (q, p, n) and the contrastive training on them (METHOD section 3)."""
+    """Triplets of texts (q, p, n) and the contrastive training on them (METHOD.md section 3)."""
 
     context: Literal["neighbors", "numbers", "none"] = "neighbors"
     """The collaborative context in q: titles of CF neighbours, the paper's vectors printed as numbers, or nothing."""
@@ -97,7 +97,7 @@ class FinetuneConfig(Section):
 
 
 class EmbedConfig(Section):
-    """z of training pairs and of items by the tuned encoder (METHOD section 4)."""
+    """z of training pairs and of items by the tuned encoder (METHOD.md section 4)."""
 
     max_pairs_per_user: int | None = Field(default=None, ge=1)
     """At most so many training pairs of a user, the newest; null: all."""

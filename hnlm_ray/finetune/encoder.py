@@ -100,7 +100,7 @@ def pad_batch(sequences: Sequence[Any], pad_id: int, device: torch.device | str 
 
 
 def pool(states_BTd: Tensor, mask_BT: Tensor, pooling: Pooling) -> Tensor:
-    """z = normalise(pool(token states)) of METHOD section 4: [B, d] float32 of unit norm."""
+    """z = normalise(pool(token states)) of METHOD.md section 4: [B, d] float32 of unit norm."""
     states_BTd = states_BTd.float()
     if pooling == "mean":
         weights_BT1 = mask_BT[..., None].float()

@@ -1,4 +1,4 @@
-"""L_SFT (METHOD section 3) and InfoNCE on triplet embeddings, with negatives from all ranks.
+"""L_SFT (METHOD.md section 3) and InfoNCE on triplet embeddings, with negatives from all ranks.
 
 B triplets of the global batch, b of this rank, d dimension; all embeddings have unit norm, so a dot product is
 a cosine. `triplet_loss` returns this rank's loss; the mean over ranks is the loss of the global batch, and averaging
@@ -53,7 +53,7 @@ def gather_ids(local_b: Tensor) -> Tensor:
 
 
 def pairwise_loss(q_bd: Tensor, p_bd: Tensor, n_Bd: Tensor, tau: float) -> Tensor:
-    """-(1/B^2) sum_a sum_b log sigmoid((cos(q_a, p_a) - cos(q_a, n_b)) / tau): L_SFT of METHOD section 3."""
+    """-(1/B^2) sum_a sum_b log sigmoid((cos(q_a, p_a) - cos(q_a, n_b)) / tau): L_SFT of METHOD.md section 3."""
     positive_b1 = (q_bd * p_bd).sum(-1, keepdim=True)
     return -F.logsigmoid((positive_b1 - q_bd @ n_Bd.T) / tau).mean()
 

@@ -1,4 +1,4 @@
-"""Reducing vectors to r dimensions so that cosines survive (METHOD section 4).
+"""Reducing vectors to r dimensions so that cosines survive (METHOD.md section 4).
 
 N vectors, d their width, r the reduced width. The principal directions are those of the second moment, not of the
 centred covariance: z and items are compared by cosine from the origin, and a shift of the origin would change that.

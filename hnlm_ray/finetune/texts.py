@@ -1,4 +1,4 @@
-"""The texts q, p and n (METHOD section 3): one template, shared by training and inference, stored with the encoder.
+"""The texts q, p and n (METHOD.md section 3): one template, shared by training and inference, stored with the encoder.
 
 A query reads: instruction, what is known of the user, then the item the user chose. Pairs of one user share the first
 part, so an engine's prefix cache keeps it. Every part is cut to its own share of the encoder's length, so that a long

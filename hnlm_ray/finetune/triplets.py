@@ -1,4 +1,4 @@
-"""Choosing p of a training pair (METHOD section 3): semantically close, behaviourally inside the window.
+"""Choosing p of a training pair (METHOD.md section 3): semantically close, behaviourally inside the window.
 
 Candidates are the grounded LLM negatives of the pair and the semantic neighbours of its positive. A training positive
 of the user is never one; validation and test are never read. The same input and seed give the same triplets.
