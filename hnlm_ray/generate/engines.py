@@ -131,7 +131,7 @@ class EngineManager:
             trust_remote_code=bool(llm.trust_remote_code),
             seed=llm.seed,
             gpus=llm.gpus_per_replica,
-            num_threads=llm.num_threads or max(1, cores - 1),  # one core is left to the rest of the plan
+            num_threads=0 if llm.gpus_per_replica else llm.num_threads or max(1, cores - 1),  # one is left to the plan
             tensor_parallel_size=llm.tensor_parallel_size,
             kv_cache_gb=llm.kv_cache_gb,
             gpu_memory_utilization=llm.gpu_memory_utilization,

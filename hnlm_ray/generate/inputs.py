@@ -138,10 +138,15 @@ def newest_reviews(item_ids: np.ndarray, timestamps: np.ndarray, reviews: pa.Arr
 def user_rows(train: pa.Table, items: ItemTexts, ids: Range, most: int) -> pa.Table:
     """S_u = [{title, P_i, review}, ...] of a range of users: their newest `most` training interactions, newest first.
 
-    `train` holds the interactions of those users, sorted by (user_id, time).
+    `train` holds the interactions of those users, sorted by (user_id, time). Those of which no text is known say
+    nothing and are passed over.
     """
-    user_ids, newest = _newest_rows(train, most)
-    titles, profiles = items.take(train["item_id"].to_numpy()[newest])
+    titles, profiles = items.take(train["item_id"].to_numpy())
+    known = pc.or_(pc.or_(pc.not_equal(titles, ""), pc.is_valid(profiles)), pc.is_valid(train["review"]))
+    rows = np.flatnonzero(_one_array(known).to_numpy(zero_copy_only=False))
+    user_ids = train["user_id"].to_numpy()
+    newest = rows[_newest(user_ids[rows], most)]
+    titles, profiles = titles.take(pa.array(newest)), profiles.take(pa.array(newest))
     reviews = _one_array(train["review"]).take(pa.array(newest))
     entries = pa.StructArray.from_arrays([titles, profiles, reviews], ["title", "profile", "review"])
     counts = np.bincount(user_ids[newest] - ids[0], minlength=ids[1] - ids[0])
@@ -167,9 +172,10 @@ def pair_rows(
     item_ids = train["item_id"].to_numpy()[rows]
     titles, profiles = items.take(item_ids)
     known = user_profiles.take(pa.array(user_ids[rows] - ids[0]))
-    source = pc.if_else(
-        pc.is_null(known), "", pc.if_else(pc.is_null(profiles), "user_profile+title", "user_profile+title+item_profile")
-    )
+    item = pc.if_else(pc.not_equal(titles, ""), "+title", "")
+    item = pc.binary_join_element_wise(item, pc.if_else(pc.is_valid(profiles), "+item_profile", ""), "")
+    askable = pc.and_(pc.is_valid(known), pc.not_equal(item, ""))
+    source = pc.if_else(askable, pc.binary_join_element_wise("user_profile", item, ""), "")
     return pa.table(
         {
             "user_id": pa.array(user_ids[rows], pa.int32()),
@@ -200,11 +206,11 @@ def pair_caps(counts: np.ndarray, max_pairs_per_user: int | None, max_pairs: int
     return chosen
 
 
-def _newest_rows(train: pa.Table, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """user_id of every row, and the rows of each user's newest `most`, users ascending, newest first."""
-    user_ids = train["user_id"].to_numpy()
+def _newest(user_ids: np.ndarray, most: int) -> np.ndarray:
+    """Places of each user's last `most` entries in a list sorted by time, users ascending, newest first."""
     backwards = np.lexsort((-np.arange(len(user_ids)), user_ids))
-    return user_ids, backwards[_rank_in_group(user_ids[backwards]) < most]
+    kept: np.ndarray = backwards[_rank_in_group(user_ids[backwards]) < most]
+    return kept
 
 
 def _rank_in_group(groups: np.ndarray) -> np.ndarray:

@@ -34,8 +34,6 @@ def run(ctx: "StageContext") -> dict[str, Any]:
     inputs = out.child("inputs")
     build_pair_inputs(dataset, profiles, ctx.input("signal"), inputs, negative, llm, large)
     group = generator_group(ctx)
-    group.prepare()
-    ready_s = time.monotonic() - started
     task = TextTask(
         template=load_template(negative.prompt, "hard_negative"),
         id_columns=("user_id", "item_id"),
@@ -50,7 +48,7 @@ def run(ctx: "StageContext") -> dict[str, Any]:
     pairs = run_task(task, group, llm, ctx.progress, "pairs", ctx.run.say)
     check_failures(pairs, "hard negatives", negative.max_failed_fraction, "negative.max_failed_fraction")
     generated_s = time.monotonic() - started
-    summary = summary_of({"pairs": pairs}, ready_s, generated_s)
+    summary = summary_of({"pairs": pairs}, generated_s)
     return summary | {
         "grounding": _ground_all(ctx, dataset, profiles, out),
         "none_answers": pairs.failures.get("none", 0),

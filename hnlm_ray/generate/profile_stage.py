@@ -47,8 +47,6 @@ def run(ctx: "StageContext") -> dict[str, Any]:
         )
 
     build_item_inputs(dataset, out.child("inputs", "items"), profile, llm, large)
-    group.prepare()
-    ready_s = time.monotonic() - started
     items = task("item_profile", profile.item_prompt, "items", "item_id")
     item_summary = run_task(items, group, llm, ctx.progress, "items", ctx.run.say)
     check_failures(item_summary, "item profiles", profile.max_failed_fraction, "profile.max_failed_fraction")
@@ -57,7 +55,7 @@ def run(ctx: "StageContext") -> dict[str, Any]:
     users = task("user_profile", profile.user_prompt, "users", "user_id")
     user_summary = run_task(users, group, llm, ctx.progress, "users", ctx.run.say)
     check_failures(user_summary, "user profiles", profile.max_failed_fraction, "profile.max_failed_fraction")
-    summary = summary_of({"items": item_summary, "users": user_summary}, ready_s, time.monotonic() - started)
+    summary = summary_of({"items": item_summary, "users": user_summary}, time.monotonic() - started)
     return summary | _quality(ctx, dataset, out, summary["headline"])
 
 
@@ -71,11 +69,12 @@ def _quality(ctx: "StageContext", dataset: Folder, profiles: Folder, headline: s
     return {"quality": quality, "headline": f"{headline}; {quality_line(quality)}"}
 
 
-def summary_of(tasks: dict[str, TaskSummary], ready_s: float, total_s: float) -> dict[str, Any]:
+def summary_of(tasks: dict[str, TaskSummary], total_s: float) -> dict[str, Any]:
     """What the manifest and the report say of a stage's LLM tasks."""
     rows = sum(task.rows for task in tasks.values())
     failed = sum(task.failed for task in tasks.values())
     asked = sum(task.asked_rows for task in tasks.values())
+    ready_s = sum(task.engine_ready_s for task in tasks.values())
     words = " + ".join(f"{task.rows} {name}" for name, task in tasks.items())
     speed = f", {asked / max(total_s - ready_s, 1e-9):.1f} rows/s" if asked else ""
     return {

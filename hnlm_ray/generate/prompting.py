@@ -202,14 +202,21 @@ def fit(drafts: Sequence[Draft], encode: Encode, max_prompt_tokens: int) -> list
 
     Raises `UserError` when the fixed text alone exceeds the budget.
     """
-    prompts = [draft.render() for draft in drafts]
+    short = [_bounded(draft, max_prompt_tokens) for draft in drafts]
+    prompts = [draft.render() for draft in short]
     fitted = []
-    for draft, prompt, token_ids in zip(drafts, prompts, encode(prompts), strict=True):
+    for draft, given, prompt, token_ids in zip(short, drafts, prompts, encode(prompts), strict=True):
         if len(token_ids) <= max_prompt_tokens:
-            fitted.append(Fitted(prompt, token_ids, truncated=False))
+            fitted.append(Fitted(prompt, token_ids, truncated=draft != given))
         else:
             fitted.append(_cut(draft, encode, max_prompt_tokens))
     return fitted
+
+
+def _bounded(draft: Draft, num_words: int) -> Draft:
+    """The draft without words that the budget cannot hold in any case: no book is tokenized to keep a page."""
+    slots = {name: cut_words(text, num_words) if name in draft.elastic else text for name, text in draft.slots.items()}
+    return replace(draft, slots=slots) if slots != draft.slots else draft
 
 
 def _cut(draft: Draft, encode: Encode, budget: int) -> Fitted:

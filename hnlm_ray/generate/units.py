@@ -54,6 +54,8 @@ class TaskSummary:
     """Share of this run's prompt tokens that the engines had in their cache."""
     seconds_per_row: dict[str, float]
     """Where a unit's time went in this run (read, render, engine, parse, write), per row."""
+    engine_ready_s: float
+    """Wait for the first engine to hold the model."""
     cost: dict[str, Any]
     """`estimated` from the first units, `measured` over all runs, `token_deviation` between the two."""
     tokens_over_time: list[tuple[float, int]]
@@ -130,9 +132,12 @@ def run_task(
     what the rest will cost (`say`). Progress counts the rows of units that are finished. Raises `UserError`, or
     `EngineUnavailable` where no engine can be had.
     """
-    started = time.monotonic()
     units = list_units(task.inputs)
     todo = open_units(task, units)
+    started = time.monotonic()
+    if todo:
+        group.prepare()
+    ready_s, started = time.monotonic() - started, time.monotonic()
     progress.start(sum(unit.num_rows for unit in units), "rows", part)
     progress.update(sum(unit.num_rows for unit in units) - sum(unit.num_rows for unit in todo))
     reports: list[UnitReport] = []
@@ -152,8 +157,9 @@ def run_task(
             for report in _run_plan(task, group, llm, rest[start : start + _UNITS_PER_PLAN]):
                 count(report)
         estimating.result()
-    engines = max(1, group.state()["ready"])
-    return _summary(task, reports, _account(task, reports, engines * (time.monotonic() - started), llm))
+    engines = max(1, group.state()["ready"]) if todo else 0
+    cost = _account(task, reports, engines * (time.monotonic() - started), llm)
+    return _summary(task, reports, cost, ready_s)
 
 
 def _run_pilot(
@@ -228,7 +234,7 @@ def _run_plan(task: TextTask, group: EngineGroup, llm: LLMConfig, units: Sequenc
         yield UnitReport(**row)
 
 
-def _summary(task: TextTask, reports: Sequence[UnitReport], cost: dict[str, Any]) -> TaskSummary:
+def _summary(task: TextTask, reports: Sequence[UnitReport], cost: dict[str, Any], ready_s: float) -> TaskSummary:
     columns = ["status", "error", "prompt_tokens", "completion_tokens", "truncated"]
     table = task.outputs.read_table(columns=columns)
     failed = table.filter(pc.equal(table["status"], "failed"))
@@ -248,6 +254,7 @@ def _summary(task: TextTask, reports: Sequence[UnitReport], cost: dict[str, Any]
         asked_rows=asked,
         prefix_hit_rate=round(cached_tokens / prompt_tokens, 4) if prompt_tokens else 0.0,
         seconds_per_row={lap: round(seconds / asked, 6) if asked else 0.0 for lap, seconds in spent.items()},
+        engine_ready_s=round(ready_s, 2),
         cost=cost,
         tokens_over_time=_timeline(reports),
     )
@@ -261,10 +268,12 @@ def _timeline(reports: Sequence[UnitReport], most: int = 200) -> list[tuple[floa
 
 
 def check_failures(summary: TaskSummary, what: str, limit: float, key: str) -> None:
-    """Fail when too many rows have no answer: `UserError` with the commonest reason."""
-    if summary.rows and summary.failed > limit * summary.rows:
-        reason, count = next(iter(summary.failures.items()))
+    """Fail when too many of the rows that have text have no answer: `UserError` with the commonest reason."""
+    without_text = summary.failures.get("no text", 0)
+    rows, failed = summary.rows - without_text, summary.failed - without_text
+    if failed > limit * rows:
+        reason, count = next((reason, count) for reason, count in summary.failures.items() if reason != "no text")
         raise UserError(
-            f"{summary.failed} of {summary.rows} {what} have no usable answer, the limit is {limit:.0%} ({key}); "
+            f"{failed} of {rows} {what} have no usable answer, the limit is {limit:.0%} ({key}); "
             f"the commonest reason, {count} times: {reason}; run again to retry them, or change the model or prompt"
         )

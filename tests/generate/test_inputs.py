@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hnlm_ray.generate.build_inputs import build_item_inputs, build_pair_inputs, build_user_inputs
 from hnlm_ray.generate.config import LLMConfig, NegativeConfig, ProfileConfig
-from hnlm_ray.generate.inputs import pair_caps
+from hnlm_ray.generate.inputs import ItemTexts, pair_caps, pair_rows, user_rows
 from hnlm_ray.generate.units import list_units, unit_rows
 from hnlm_ray.store import Folder
 
@@ -175,3 +175,19 @@ def test_pair_caps_take_turns(counts: list[int], cap: int, most: int) -> None:
 
 def test_units_stay_small_where_rows_are_few() -> None:
     assert [unit_rows(rows, 256) for rows in (5, 300, 965, 100_000)] == [16, 38, 121, 256]
+
+
+def test_interactions_that_say_nothing_are_passed_over() -> None:
+    train = pa.table(
+        {
+            "user_id": pa.array([0, 0, 0, 1], pa.int32()),
+            "item_id": pa.array([0, 1, 2, 1], pa.int32()),
+            "review": pa.nulls(4, pa.string()),
+        }
+    )
+    items = ItemTexts(pa.array(["a", "", ""]), pa.array([None, None, "about c"]))
+    rows = user_rows(train, items, (0, 2), 2).to_pylist()
+    assert [entry["title"] or entry["profile"] for entry in rows[0]["history"]] == ["about c", "a"]
+    assert (rows[1]["history"], rows[1]["source"]) == ([], "")
+    pairs = pair_rows(train, items, pa.array(["U0", None]), (0, 2), np.arange(4.0), np.array([3, 3])).to_pylist()
+    assert [pair["source"] for pair in pairs] == ["user_profile+title", "", "user_profile+item_profile", ""]

@@ -159,3 +159,18 @@ def test_faulty_prompt_files_are_refused(tmp_path: Path, text: str, message: str
 def test_unknown_domain_names_the_known_ones() -> None:
     with pytest.raises(UserError, match="products, books, businesses"):
         load_template("cars", "item_profile")
+
+
+def test_a_whole_book_is_shortened_before_it_is_tokenized() -> None:
+    template = load_template("books", "item_profile")
+    draft = item_draft(template, title="t", brand="", categories=[], description="word " * 200_000)
+    seen: list[int] = []
+
+    def counting(prompts: Sequence[Prompt]) -> list[list[int]]:
+        seen.extend(len(prompt.user) for prompt in prompts)
+        return encode(prompts)
+
+    [fitted] = fit([draft], counting, 200)
+    assert fitted.truncated
+    assert 190 <= len(fitted.token_ids) <= 200
+    assert max(seen) < 3000

@@ -6,11 +6,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from hnlm_ray.errors import UserError
 from hnlm_ray.generate.prompting import load_template
 from hnlm_ray.generate.protocol import Completion, EngineDied, GenerateRequest
 from hnlm_ray.generate.schemas import write_answer
 from hnlm_ray.generate.unit_worker import TextTask, UnitWorker
-from hnlm_ray.generate.units import commit_inputs, list_units, open_units
+from hnlm_ray.generate.units import TaskSummary, check_failures, commit_inputs, list_units, open_units
 from hnlm_ray.store import Folder
 
 
@@ -122,3 +123,12 @@ def test_only_failed_rows_are_asked_again_by_the_next_run(tmp_path: Path) -> Non
     assert after[1]["attempt"] == 2
     assert [after[row] for row in (0, 2, 3)] == [before[row] for row in (0, 2, 3)]
     assert open_units(task, list_units(task.inputs)) == []
+
+
+def test_rows_without_text_do_not_count_against_the_limit(tmp_path: Path) -> None:
+    task = make_task(tmp_path, ["a", "b", "c", "refused"], sources=["", "", "title", "title"])
+    run(task, Echo())
+    summary = TaskSummary(4, 3, {"no text": 2, "refused by the engine": 1}, 0, 0, 0, 0, 0.0, {}, 0.0, {}, [])
+    check_failures(summary, "rows", 0.5, "profile.max_failed_fraction")
+    with pytest.raises(UserError, match=r"1 of 2 rows have no usable answer.*refused by the engine"):
+        check_failures(summary, "rows", 0.4, "profile.max_failed_fraction")
