@@ -30,10 +30,10 @@ def run(ctx: "StageContext") -> dict[str, Any]:
     llm, negative = ctx.config.llm, ctx.config.negative
     dataset, profiles, out = ctx.input("dataset"), ctx.input("profiles"), ctx.out("negatives")
     large = is_large(dataset)
-    started = time.monotonic()
     inputs = out.child("inputs")
     build_pair_inputs(dataset, profiles, ctx.input("signal"), inputs, negative, llm, large)
     group = generator_group(ctx)
+    started = time.monotonic()
     task = TextTask(
         template=load_template(negative.prompt, "hard_negative"),
         id_columns=("user_id", "item_id"),

@@ -29,8 +29,8 @@ def run(ctx: "StageContext") -> dict[str, Any]:
     llm, profile = ctx.config.llm, ctx.config.profile
     dataset, out = ctx.input("dataset"), ctx.out("profiles")
     large = is_large(dataset)
-    started = time.monotonic()
     group = generator_group(ctx)
+    started = time.monotonic()
 
     def task(kind: str, prompt: str, part: str, id_column: str) -> TextTask:
         return TextTask(
