@@ -23,7 +23,6 @@ from hnlm_ray.sweep.record import Recorder, recorded
 from hnlm_ray.sweep.space import decode, name_of, random_points, tune_space
 from hnlm_ray.sweep.trial import METRIC, run_trial
 
-_LAST_SHARED_STAGE = "embed"
 _LOST_NODE_RETRIES = 3
 
 
@@ -48,7 +47,7 @@ def tune(config_path: str, overrides: Sequence[str] = (), run_dir: str = "", ter
     config, settings = load_sweep(config_path, overrides)
     target = RunDir(run_dir or f"runs/{config.name}")
     with connected(config.runtime):
-        run_pipeline(config, target.folder.uri, until=_LAST_SHARED_STAGE, terminal=terminal)
+        run_pipeline(config, target.folder.uri, until=_last_shared_stage(config, settings), terminal=terminal)
         sweep = _at(config, settings, target)
         if not Folder(sweep.artifacts["dataset"]).num_rows("valid"):
             raise UserError("a sweep compares trials on validation data, and the data set has none: set data.split")
@@ -84,12 +83,21 @@ def num_concurrent(settings: SweepConfig, present: Resources) -> int:
 
 def _at(config: RunConfig, settings: SweepConfig, target: RunDir) -> Sweep:
     """The sweep's folder carries the fingerprint of everything that decides its trials: a changed one starts anew."""
-    fingerprints = {item.stage.name: item.fingerprint for item in plan(config, target, until=_LAST_SHARED_STAGE)}
+    shared = plan(config, target, until=_last_shared_stage(config, settings))
+    fingerprints = {item.stage.name: item.fingerprint for item in shared}
     values = [fingerprints, config.train.result_dict(), config.seed, settings.result_dict()]
     name = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
     owners = {"dataset": "ingest", "signal": "signal", "negatives": "negative", "embeddings": "embed"}
-    artifacts = {name: target.artifact(name, fingerprints[stage]).uri for name, stage in owners.items()}
+    artifacts = {
+        name: target.artifact(name, fingerprints[stage]).uri for name, stage in owners.items() if stage in fingerprints
+    }
     return Sweep(config, settings, target, target.folder.child("sweeps", name), artifacts)
+
+
+def _last_shared_stage(config: RunConfig, settings: SweepConfig) -> str:
+    """Trials of classical samplers need the data only; no engine starts for them."""
+    classical = config.train.hnlm.variant == "none" and "train.hnlm.variant" not in settings.space
+    return "ingest" if classical else "embed"
 
 
 def _run_trials(sweep: Sweep, terminal: TextIO | None) -> list[TrialRow]:

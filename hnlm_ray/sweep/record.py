@@ -20,6 +20,10 @@ class Recorder(Callback):
         self._progress = progress
         self._best = 0.0
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What Tune copies into its own state, which is thrown away: an open terminal cannot be copied."""
+        return {name: value for name, value in vars(self).items() if name != "_progress"}
+
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has ended."""
         metrics = trial.last_result
