@@ -20,6 +20,11 @@ from hnlm_ray.generate.prompting import fit
 from hnlm_ray.generate.protocol import Completion, Counters, EngineDied, EngineSpec, GenerateRequest
 
 
+_CPU_BLOCK_TOKENS = 32
+"""Tokens per block of the cache on CPUs, the shortest that the kernels take: only whole blocks are shared between
+prompts, and vLLM's own 128 are more than what ours share."""
+
+
 @dataclass
 class _Call:
     """One caller's rows on their way through the engine."""
@@ -206,7 +211,8 @@ def _engine_args(spec: EngineSpec) -> Any:
     else:
         cache_bytes = math.ceil(spec.kv_cache_gb * 2**30)  # else vLLM takes a share of all memory
         values |= {"enforce_eager": True, "distributed_executor_backend": "uni", "kv_cache_memory_bytes": cache_bytes}
-        values["kv_cache_memory_bytes"] = math.ceil(spec.kv_cache_gb * 2**30)  # without it vLLM claims 92 % of memory
+        if spec.role == "generate":
+            values["block_size"] = _CPU_BLOCK_TOKENS
     if spec.role == "generate":
         # xgrammar writes `{"key": "value", ...}` with single blanks and nothing else between the tokens
         values["structured_outputs_config"] = {"backend": "xgrammar", "disable_any_whitespace": True}
