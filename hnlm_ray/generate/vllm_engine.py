@@ -19,7 +19,6 @@ from hnlm_ray.generate.chat import ChatTokenizer
 from hnlm_ray.generate.prompting import fit
 from hnlm_ray.generate.protocol import Completion, Counters, EngineDied, EngineSpec, GenerateRequest
 
-
 _CPU_BLOCK_TOKENS = 32
 """Tokens per block of the cache on CPUs, the shortest that the kernels take: only whole blocks are shared between
 prompts, and vLLM's own 128 are more than what ours share."""

@@ -46,15 +46,23 @@ class Graph:
             out.copy_(self._csr.to(x.dtype) @ x.detach())
         return out
 
-    def product_at(self, x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """(A x)[rows], [R, D], no autograd."""
+    def add_at(self, x: torch.Tensor, rows: torch.Tensor, out: torch.Tensor) -> None:
+        """out += x[rows], [R, D], no autograd."""
         if self._csr is None:
-            touched, places = self.distinct(rows)
-            out = torch.empty(len(touched), x.shape[1])
-            source = x.detach().numpy()
-            kernels.product_at(self.indptr, self.indices, self.weights, source, touched.numpy(), out.numpy())
-            return out.index_select(0, places)
-        return (self._csr.to(x.dtype) @ x.detach())[rows]
+            kernels.add_selected(x.detach().numpy(), rows.numpy(), out.numpy())
+        else:
+            out += x.detach().index_select(0, rows)
+
+    def add_product_at(self, x: torch.Tensor, rows: torch.Tensor, out: torch.Tensor) -> None:
+        """out += (A x)[rows], [R, D], no autograd."""
+        if self._csr is not None:
+            out += (self._csr.to(x.dtype) @ x.detach()).index_select(0, rows)
+            return
+        touched, places = self.distinct(rows)
+        products = self.scratch("products", x.shape[1])[: len(touched)]
+        source = x.detach().numpy()
+        kernels.product_at(self.indptr, self.indices, self.weights, source, touched.numpy(), products.numpy())
+        self.add_at(products, places, out)
 
     def distinct(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(distinct rows [T] in the order they first occur, place of each row among them [R]), `rows` on the CPU.

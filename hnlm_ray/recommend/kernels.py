@@ -6,6 +6,9 @@ kernel takes four neighbours at a time: the row that is summed stays in cache, a
 Legend: N nodes, E non-zeros, R wanted rows, T touched rows, D dimension.
 """
 
+import math
+from typing import Any
+
 import numpy as np
 from numba import njit, prange
 
@@ -91,6 +94,16 @@ def add_rows(source_RD: np.ndarray, places: np.ndarray, out_TD: np.ndarray) -> N
 
 
 @njit(**_JIT)
+def add_selected(source_ND: np.ndarray, rows: np.ndarray, out_RD: np.ndarray) -> None:
+    """out[r] += source[rows[r]], without a copy of the selected rows in between."""
+    dim = source_ND.shape[1]
+    for r in range(len(rows)):
+        source, out = source_ND[rows[r]], out_RD[r]
+        for k in range(dim):
+            out[k] += source[k]
+
+
+@njit(**_JIT)
 def number_rows(rows: np.ndarray, position: np.ndarray, places: np.ndarray) -> int:
     """Give each distinct row a place 0..T-1 (`position`, -1 before), write each row's place; returns T."""
     count = 0
@@ -100,3 +113,34 @@ def number_rows(rows: np.ndarray, position: np.ndarray, places: np.ndarray) -> i
             count += 1
         places[r] = position[rows[r]]
     return count
+
+
+@njit(cache=True, boundscheck=False, fastmath={"contract", "reassoc"})
+def bpr_step(
+    final_RD: np.ndarray, base_RD: np.ndarray, reg: float, scale: float, grad_RD: np.ndarray, grad_base_RD: np.ndarray
+) -> float:
+    """scale * sum of BPR and layer-0 penalty over R / 3 pairs, and its gradients; rows: users, positives, negatives."""
+    size, dim, base_dim = final_RD.shape[0] // 3, final_RD.shape[1], base_RD.shape[1]
+    total: Any = 0.0
+    for pair in range(size):
+        user, pos, neg = final_RD[pair], final_RD[size + pair], final_RD[2 * size + pair]
+        score: Any = np.float32(0)
+        for k in range(dim):
+            score += user[k] * (pos[k] - neg[k])
+        total += max(-score, 0.0) + math.log1p(math.exp(-abs(score)))
+        slope = np.float32(-scale / (1 + math.exp(score)))
+        grad_user, grad_pos, grad_neg = grad_RD[pair], grad_RD[size + pair], grad_RD[2 * size + pair]
+        for k in range(dim):
+            grad_user[k] = slope * (pos[k] - neg[k])
+            grad_pos[k] = slope * user[k]
+            grad_neg[k] = -slope * user[k]
+    squares: Any = 0.0
+    weight = np.float32(scale * reg)
+    for r in range(3 * size):
+        base, grad = base_RD[r], grad_base_RD[r]
+        row: Any = np.float32(0)
+        for k in range(base_dim):
+            row += base[k] * base[k]
+            grad[k] = weight * base[k]
+        squares += row
+    return float(scale * (total + reg / 2 * squares))

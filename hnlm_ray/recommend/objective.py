@@ -14,6 +14,7 @@ from torch import nn
 
 from hnlm_ray.recommend import losses
 from hnlm_ray.recommend.config import HnlmConfig, LossConfig
+from hnlm_ray.recommend.fused import bpr_with_penalty
 from hnlm_ray.recommend.interactions import UserItems
 from hnlm_ray.recommend.models.base import Backbone, Rows
 from hnlm_ray.recommend.pair_vectors import PairVectors
@@ -55,6 +56,7 @@ class Objective(nn.Module):
         self.sampler, self.loss, self.reg, self.seed = sampler, loss, reg, seed
         self.aligned, self.mixes_layers, self.world_size = aligned, mixes_layers, world_size
         self.shared = SharedNegatives(user_items, loss.num_shared_negatives, seed) if loss.kind == "softmax" else None
+        self._is_plain_bpr = loss.kind == "bpr" and aligned is None and not mixes_layers
         self.sampling_s = 0.0
         """Seconds spent on sampling since it was last reset."""
 
@@ -65,22 +67,27 @@ class Objective(nn.Module):
         shared_ids = self.shared.draw(batch) if self.shared else np.empty(0, np.int32)
         read = self._read(batch, negative_ids, shared_ids, known)
         size = len(batch.user_ids)
-        user, positive = read.final[:size], read.final[size : 2 * size]
-        negative_base = read.base[2 * size : 2 * size + negative_ids.size]
+        share = self.world_size / batch.global_size
+        if self._is_plain_bpr and read.final.device.type == "cpu" and read.final.dtype == torch.float32:
+            ranking = bpr_with_penalty(read.final, read.base, self.reg, share)
+            auxiliary = self.backbone.auxiliary(*self._ids(batch.user_ids, batch.item_ids))
+            return ranking if auxiliary is None else ranking + auxiliary * (size * share)
+        # Split, not sliced: the gradient of a split is one concatenation, that of each slice a zeroed matrix.
+        parts = [size, size, negative_ids.size, shared_ids.size]
+        user, positive, negative, shared = read.final.split(parts)
+        user_base, positive_base, negative_base, _ = read.base.split(parts)
         if self.mixes_layers:
             negative, negative_base = self._mix_layers(batch, read, negative_ids.shape[1])
-        else:
-            negative = read.final[2 * size : 2 * size + negative_ids.size]
         extra = torch.zeros((), device=user.device)
         if self.aligned is not None:
             negative, extra = self._align(batch, user, positive, negative)
-        per_pair = self._rank(batch, user, positive, negative, read.final[2 * size + negative_ids.size :], shared_ids)
-        penalty = losses.layer0_penalty(read.base[:size], read.base[size : 2 * size], negative_base)
+        per_pair = self._rank(batch, user, positive, negative, shared, shared_ids)
+        penalty = losses.layer0_penalty(user_base, positive_base, negative_base)
         total = (per_pair + extra + self.reg * penalty).sum()
         auxiliary = self.backbone.auxiliary(*self._ids(batch.user_ids, batch.item_ids))
         if auxiliary is not None:
             total = total + auxiliary * size
-        return total * (self.world_size / batch.global_size)
+        return total * share
 
     def _sample(self, batch: Batch) -> tuple[np.ndarray, torch.Tensor | None]:
         emb = self.backbone.all() if self.sampler.needs_embeddings else None

@@ -66,8 +66,8 @@ class _Mean(torch.autograd.Function):
         total, current = base.clone(), emb
         for layer in range(1, num_layers):
             current = graph.product(current, _layer(graph, emb, layer % 2))
-            total += current.index_select(0, rows)
-        total += graph.product_at(current, rows)
+            graph.add_at(current, rows, total)
+        graph.add_product_at(current, rows, total)
         return total.div_(num_layers + 1), base
 
     @staticmethod
@@ -89,7 +89,8 @@ class _Layers(torch.autograd.Function):
         current, layers = emb, [emb.index_select(0, rows)]
         for layer in range(1, num_layers + 1):
             if layer == num_layers and perturb is None:
-                layers.append(graph.product_at(current, rows))
+                layers.append(torch.zeros_like(layers[0]))
+                graph.add_product_at(current, rows, layers[-1])
                 break
             current = graph.product(current, _layer(graph, emb, layer % 2))
             if perturb is not None:

@@ -1,0 +1,41 @@
+"""The compiled BPR step against the same losses through autograd."""
+
+import pytest
+import torch
+
+from hnlm_ray.recommend import losses
+from hnlm_ray.recommend.fused import bpr_with_penalty
+
+
+@pytest.mark.parametrize("spread", [0.1, 30.0])
+@pytest.mark.parametrize("outer", [1.0, 0.25])
+def test_loss_and_gradients_equal_autograd(spread: float, outer: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    final, base = (spread * torch.randn(3 * 50, dim, generator=generator) for dim in (16, 4))  # NGCF's are wider
+    reg, scale = 1e-3, 1 / 50
+    ours = [final.clone().requires_grad_(), base.clone().requires_grad_()]
+    loss = bpr_with_penalty(ours[0], ours[1], reg, scale)
+    (outer * loss).backward()  # type: ignore[no-untyped-call]
+
+    plain = [final.double().requires_grad_(), base.double().requires_grad_()]
+    user, positive, negative = plain[0].split(50)
+    penalty = losses.layer0_penalty(*plain[1].split(50))
+    expected = scale * (losses.bpr(user, positive, negative) + reg * penalty).sum()
+    (outer * expected).backward()  # type: ignore[no-untyped-call]
+
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+    for own, reference in zip(ours, plain, strict=True):
+        assert own.grad is not None
+        assert reference.grad is not None
+        torch.testing.assert_close(own.grad.double(), reference.grad, rtol=1e-4, atol=1e-7)
+
+
+def test_large_scores_neither_overflow_nor_vanish() -> None:
+    final = torch.tensor([[100.0], [100.0], [-100.0], [100.0], [-100.0], [100.0]])  # users, positives, negatives
+    final = final[[0, 1, 3, 2, 4, 5]].requires_grad_()
+    loss = bpr_with_penalty(final, torch.zeros(6, 1), 0.0, 1.0)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert torch.isfinite(loss)
+    assert final.grad is not None
+    assert torch.isfinite(final.grad).all()
+    assert final.grad.abs().max() > 1
