@@ -1,5 +1,7 @@
 """Run directories on S3: a real S3 server on loopback, credentials from the environment."""
 
+import gzip
+import json
 import os
 import subprocess
 import sys
@@ -122,6 +124,29 @@ def test_a_run_with_its_directory_on_s3(s3_environment: dict[str, str], tmp_path
     assert "2 of 9 stages complete" in shown.stdout
     secret = CREDENTIALS["AWS_SECRET_ACCESS_KEY"].encode()
     assert [key for key, content in _objects(s3_environment) if secret in content] == []
+
+
+def test_raw_data_on_s3(s3_environment: dict[str, str], tmp_path: Path) -> None:
+    """Shards of JSON lines, one compressed, read by Ray's workers from the bucket."""
+    client = _client(s3_environment)
+    for shard in range(2):
+        rows = [{"user_id": f"u{u}", "item_id": f"i{(u + k) % 30}", "rating": 5} for u in range(30) for k in range(8)]
+        lines = "\n".join(json.dumps(row) for row in rows[shard::2]).encode()
+        name, body = (f"part-{shard}.jsonl.gz", gzip.compress(lines)) if shard else (f"part-{shard}.jsonl", lines)
+        client.put_object(Bucket=BUCKET, Key=f"raw/interactions/{name}", Body=body)
+    (tmp_path / "shop.yaml").write_text(
+        f"data: {{format: tables, path: 's3://{BUCKET}/raw', engine: ray}}\n"
+        "runtime: {address: local, num_cpus: 2, object_store_gb: 0.2}\n"
+    )
+    command = [sys.executable, "-m", "hnlm_ray.cli", "run", "shop.yaml", "--run-dir", "run", "--until", "ingest"]
+    environment = {**os.environ, **s3_environment}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    entry = RunDir(str(tmp_path / "run")).current("ingest")
+    assert entry is not None
+    dataset = Folder(tmp_path / "run").child(entry.artifacts["dataset"])
+    assert dataset.num_rows("users") == 30
+    assert sum(dataset.num_rows(split) for split in ("train", "valid", "test")) == 240
 
 
 def _objects(environment: dict[str, str]) -> Iterator[tuple[str, bytes]]:

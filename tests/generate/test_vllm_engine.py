@@ -118,6 +118,15 @@ def test_prompts_keep_to_their_budget(group: EngineGroup) -> None:
     assert cut.prompt_tokens <= budget
 
 
+def test_the_prefix_cache_holds_what_prompts_share(group: EngineGroup) -> None:
+    before = group.counters()
+    group.generate(request([draft(number) for number in range(100, 140)], max_new_tokens=4))
+    after = group.counters()
+    assert after.rows - before.rows == 40
+    hits = (after.cached_tokens - before.cached_tokens) / (after.prompt_tokens - before.prompt_tokens)
+    assert hits > 0.3, f"only {hits:.0%} of the prompts' tokens came from the cache"
+
+
 def test_the_encoder_in_the_same_host_equals_hugging_face(manager: EngineManager, group: EngineGroup) -> None:
     import torch
     from transformers import AutoModel, AutoTokenizer
