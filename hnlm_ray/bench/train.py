@@ -17,6 +17,7 @@ import torch
 from hnlm_ray.bench.frame import Bar, BenchOptions, Measurement, paired, seconds_of
 from hnlm_ray.bench.graphs import SIZES, GraphSize, power_law_graph
 from hnlm_ray.bench.reference_lightgcn import ReferenceLightGCN
+from hnlm_ray.bench.train_memory import peak_memory
 from hnlm_ray.recommend.config import TrainConfig
 from hnlm_ray.recommend.engine import DeepSpeedEngine
 from hnlm_ray.recommend.fitting import LlmNegatives, build_trainer
@@ -45,6 +46,7 @@ def measure(options: BenchOptions) -> Measurement:
     figures |= _samplers(gowalla, options)
     figures |= _under_ray(sizes["gowalla"], options)
     figures |= _growth(options)
+    figures |= peak_memory(options)
     bars = [
         Bar("lastfm_speedup", figures["lastfm_speedup"], 5),
         Bar("gowalla_speedup", figures["gowalla_speedup"], 5),
@@ -56,6 +58,8 @@ def measure(options: BenchOptions) -> Measurement:
         Bar("hybrid_over_dns32", figures["hybrid_over_dns32"], 1.3, "lower"),
         Bar("deepspeed_over_bare", figures["deepspeed_over_bare"], 1.1, "lower"),
         Bar("ray_train_fixed_s", figures["ray_train_fixed_s"], 15, "lower"),
+        Bar("aligned_peak_gb", figures["aligned_peak_gb"], 3, "lower"),
+        Bar("grounded_peak_gb", figures["grounded_peak_gb"], 3, "lower"),
     ]
     notes = [
         "epoch = steps per epoch x median step; the reference is `bench/reference_lightgcn.py`",
