@@ -48,7 +48,7 @@ class Stage:
 STAGES = (
     Stage("ingest", "hnlm_ray.ingest.stage:run", ("data", "seed"), (), ("dataset", "quarantine")),
     Stage("signal", "hnlm_ray.recommend.signal_stage:run", ("signal", "seed"), ("ingest",), ("signal",)),
-    Stage("profile", "hnlm_ray.generate.profile_stage:run", ("profile", "llm"), ("ingest",), ("profiles",)),
+    Stage("profile", "hnlm_ray.generate.profile_stage:run", ("profile", "llm"), ("ingest",), ("profiles",), 2),
     Stage(
         "negative",
         "hnlm_ray.generate.negative_stage:run",
@@ -76,6 +76,7 @@ STAGES = (
         ("train", "seed"),
         ("ingest", "signal", "negative", "embed"),
         ("recommender",),
+        2,
     ),
     Stage("evaluate", "hnlm_ray.recommend.evaluate_stage:run", ("evaluate",), ("ingest", "train"), ("evaluation",)),
     Stage(

@@ -21,8 +21,7 @@ GB = 1e9
 
 SPIN_COUNT = "10000"
 """Turns (about 0.1 ms) for which an idle OpenMP thread waits awake: long enough for the next of many small products,
-too short to keep a core from others. Endless waiting made a busy machine 5 times slower, none at all a quiet one twice.
-"""
+too short to keep a core from others."""
 
 _START_ATTEMPTS = 4
 

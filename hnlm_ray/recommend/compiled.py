@@ -40,7 +40,7 @@ def use_torch_threads() -> None:
 
     Numba starts its pool at the first call. On OpenMP it thereby sets two things for torch as well, which are put
     back: the number of threads (to all cores), and nested teams (to allowed: from then on each matrix product starts
-    threads within threads, and training a small model takes three times as long).
+    threads within threads).
     """
     num_threads = torch.get_num_threads()
     numba.set_num_threads(min(num_threads, numba.config.NUMBA_NUM_THREADS))
