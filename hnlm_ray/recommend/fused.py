@@ -6,25 +6,30 @@ that take longer than the sums themselves where the graph is small.
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from hnlm_ray.recommend import kernels
 
 
-def bpr_with_penalty(final_RD: torch.Tensor, base_RD: torch.Tensor, reg: float, scale: float) -> torch.Tensor:
+def bpr_with_penalty(
+    final_TD: torch.Tensor, base_TD: torch.Tensor, places: np.ndarray, reg: float, scale: float
+) -> torch.Tensor:
     """scale * sum over the pairs of L_rank + reg (|E_u|^2 + |E_i|^2 + |E_j|^2) / 2, a scalar with gradient.
 
-    Rows are users, positives, negatives, R / 3 each; float32 on the CPU.
+    final, base: float32 rows on the CPU, each of them once; places: int64 [3 B], rows of users, positives, negatives.
     """
-    return _BprWithPenalty.apply(final_RD, base_RD, reg, scale)
+    return _BprWithPenalty.apply(final_TD, base_TD, places, reg, scale)
 
 
 class _BprWithPenalty(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, final: torch.Tensor, base: torch.Tensor, reg: float, scale: float) -> torch.Tensor:
-        grad, grad_base = torch.empty_like(final), torch.empty_like(base)
-        arrays = [tensor.detach().numpy() for tensor in (final, base, grad, grad_base)]
-        loss = kernels.bpr_step(arrays[0], arrays[1], reg, scale, arrays[2], arrays[3])
+    def forward(
+        ctx: Any, final: torch.Tensor, base: torch.Tensor, places: np.ndarray, reg: float, scale: float
+    ) -> torch.Tensor:
+        grad, grad_base = torch.zeros_like(final), torch.zeros_like(base)
+        rows, base_rows, grad_rows, grad_base_rows = (x.detach().numpy() for x in (final, base, grad, grad_base))
+        loss = kernels.bpr_step(rows, base_rows, places, reg, scale, grad_rows, grad_base_rows)
         ctx.save_for_backward(grad, grad_base)
         return final.new_tensor(loss)
 
@@ -32,5 +37,5 @@ class _BprWithPenalty(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         grad, grad_base = ctx.saved_tensors
         if float(grads[0]) == 1:
-            return grad, grad_base, None, None
-        return grad * grads[0], grad_base * grads[0], None, None
+            return grad, grad_base, None, None, None
+        return grad * grads[0], grad_base * grads[0], None, None, None

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from hnlm_ray.recommend import kernels
+from hnlm_ray.recommend.distinct import DistinctRows
 from hnlm_ray.recommend.interactions import UserItems
 
 
@@ -29,7 +30,7 @@ class Graph:
         self.device = torch.device(device)
         self._csr = None if self.device.type == "cpu" else self._torch_csr()
         self._scratch: dict[tuple[str, int, torch.dtype], torch.Tensor] = {}
-        self._position = np.full(self.num_nodes, -1, np.int32)
+        self._distinct = DistinctRows(self.num_nodes)
 
     def scratch(self, name: str, dim: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """A reused [N, dim] buffer with undefined content."""
@@ -58,22 +59,11 @@ class Graph:
         if self._csr is not None:
             out += (self._csr.to(x.dtype) @ x.detach()).index_select(0, rows)
             return
-        touched, places = self.distinct(rows)
+        touched, places = self._distinct.of(rows)
         products = self.scratch("products", x.shape[1])[: len(touched)]
         source = x.detach().numpy()
         kernels.product_at(self.indptr, self.indices, self.weights, source, touched.numpy(), products.numpy())
         self.add_at(products, places, out)
-
-    def distinct(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(distinct rows [T] in the order they first occur, place of each row among them [R]), `rows` on the CPU.
-
-        A batch names its popular items many times, and these have the longest rows: each is computed once.
-        """
-        places = np.empty(len(rows), np.int64)
-        touched = np.empty(kernels.number_rows(rows.numpy(), self._position, places), np.int64)
-        touched[places] = rows.numpy()
-        self._position[touched] = -1
-        return torch.from_numpy(touched), torch.from_numpy(places)
 
     def backward(self, grads_LRD: list[torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
         """Gradient [N, D] with respect to layer 0, from the gradients of each layer's `rows`.
@@ -84,7 +74,7 @@ class Graph:
         if self._csr is not None:
             return self._backward_torch(grads_LRD, rows)
         dim = grads_LRD[0].shape[1]
-        touched, places = (index.numpy() for index in self.distinct(rows))
+        touched, places = (index.numpy() for index in self._distinct.of(rows))
         compact: dict[int, np.ndarray] = {}
         for grad in grads_LRD:
             if id(grad) not in compact:
@@ -112,9 +102,10 @@ class Graph:
             spare_ND[touched] = g_TD
             kernels.product(self.indptr, self.indices, self.weights, spare_ND, out_ND)
             return
-        self._position[touched] = np.arange(len(touched), dtype=np.int32)
-        kernels.product_of(self.indptr, self.indices, self.weights, g_TD, self._position, out_ND)
-        self._position[touched] = -1
+        position = self._distinct.position
+        position[touched] = np.arange(len(touched), dtype=np.int32)
+        kernels.product_of(self.indptr, self.indices, self.weights, g_TD, position, out_ND)
+        position[touched] = -1
 
     def _backward_torch(self, grads_LRD: list[torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
         assert self._csr is not None

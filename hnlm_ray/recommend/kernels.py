@@ -1,7 +1,7 @@
 """Compiled products of the adjacency with an embedding matrix (numba, CPU).
 
 Rows are computed independently and in a fixed order, so the result does not depend on the number of threads. Each
-kernel takes four neighbours at a time: the row that is summed stays in cache, and four loads are under way together.
+kernel takes eight neighbours at a time: the row that is summed is read and written once for all of them.
 
 Legend: N nodes, E non-zeros, R wanted rows, T touched rows, D dimension.
 """
@@ -22,10 +22,19 @@ _JIT = {"cache": True, "fastmath": _FASTMATH, "boundscheck": False}
 def _gather_row(start, end, indices, weights, x_ND, out_D):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     dim = x_ND.shape[1]
     edge = start
-    while edge + 4 <= end:
+    while edge + 8 <= end:
         w0, w1, w2, w3 = weights[edge], weights[edge + 1], weights[edge + 2], weights[edge + 3]
-        x0, x1 = x_ND[indices[edge]], x_ND[indices[edge + 1]]
-        x2, x3 = x_ND[indices[edge + 2]], x_ND[indices[edge + 3]]
+        w4, w5, w6, w7 = weights[edge + 4], weights[edge + 5], weights[edge + 6], weights[edge + 7]
+        x0, x1, x2, x3 = x_ND[indices[edge]], x_ND[indices[edge + 1]], x_ND[indices[edge + 2]], x_ND[indices[edge + 3]]
+        x4, x5 = x_ND[indices[edge + 4]], x_ND[indices[edge + 5]]
+        x6, x7 = x_ND[indices[edge + 6]], x_ND[indices[edge + 7]]
+        for k in range(dim):
+            first = w0 * x0[k] + w1 * x1[k] + w2 * x2[k] + w3 * x3[k]
+            out_D[k] += first + w4 * x4[k] + w5 * x5[k] + w6 * x6[k] + w7 * x7[k]
+        edge += 8
+    if edge + 4 <= end:
+        w0, w1, w2, w3 = weights[edge], weights[edge + 1], weights[edge + 2], weights[edge + 3]
+        x0, x1, x2, x3 = x_ND[indices[edge]], x_ND[indices[edge + 1]], x_ND[indices[edge + 2]], x_ND[indices[edge + 3]]
         for k in range(dim):
             out_D[k] += w0 * x0[k] + w1 * x1[k] + w2 * x2[k] + w3 * x3[k]
         edge += 4
@@ -117,30 +126,43 @@ def number_rows(rows: np.ndarray, position: np.ndarray, places: np.ndarray) -> i
 
 @njit(cache=True, boundscheck=False, fastmath={"contract", "reassoc"})
 def bpr_step(
-    final_RD: np.ndarray, base_RD: np.ndarray, reg: float, scale: float, grad_RD: np.ndarray, grad_base_RD: np.ndarray
+    final_TD: np.ndarray,
+    base_TD: np.ndarray,
+    places: np.ndarray,
+    reg: float,
+    scale: float,
+    grad_TD: np.ndarray,
+    grad_base_TD: np.ndarray,
 ) -> float:
-    """scale * sum of BPR and layer-0 penalty over R / 3 pairs, and its gradients; rows: users, positives, negatives."""
-    size, dim, base_dim = final_RD.shape[0] // 3, final_RD.shape[1], base_RD.shape[1]
+    """scale * sum of BPR and layer-0 penalty over R / 3 pairs; their gradients are added to `grad` and `grad_base`.
+
+    `places` [R] names the rows of users, positives, negatives: a row that the batch reads often is read from cache.
+    """
+    size, dim, base_dim = len(places) // 3, final_TD.shape[1], base_TD.shape[1]
     total: Any = 0.0
     for pair in range(size):
-        user, pos, neg = final_RD[pair], final_RD[size + pair], final_RD[2 * size + pair]
+        u, i, j = places[pair], places[size + pair], places[2 * size + pair]
+        user, pos, neg = final_TD[u], final_TD[i], final_TD[j]
         score: Any = np.float32(0)
         for k in range(dim):
             score += user[k] * (pos[k] - neg[k])
         total += max(-score, 0.0) + math.log1p(math.exp(-abs(score)))
         slope = np.float32(-scale / (1 + math.exp(score)))
-        grad_user, grad_pos, grad_neg = grad_RD[pair], grad_RD[size + pair], grad_RD[2 * size + pair]
+        grad_user, grad_pos, grad_neg = grad_TD[u], grad_TD[i], grad_TD[j]
         for k in range(dim):
-            grad_user[k] = slope * (pos[k] - neg[k])
-            grad_pos[k] = slope * user[k]
-            grad_neg[k] = -slope * user[k]
+            grad_user[k] += slope * (pos[k] - neg[k])
+            grad_pos[k] += slope * user[k]
+            grad_neg[k] -= slope * user[k]
+    times = np.zeros(len(final_TD), np.float32)
+    for place in places:
+        times[place] += 1
     squares: Any = 0.0
-    weight = np.float32(scale * reg)
-    for r in range(3 * size):
-        base, grad = base_RD[r], grad_base_RD[r]
+    for t in range(len(base_TD)):
+        base, grad = base_TD[t], grad_base_TD[t]
+        weight = np.float32(scale * reg) * times[t]
         row: Any = np.float32(0)
         for k in range(base_dim):
             row += base[k] * base[k]
-            grad[k] = weight * base[k]
-        squares += row
+            grad[k] += weight * base[k]
+        squares += times[t] * row
     return float(scale * (total + reg / 2 * squares))

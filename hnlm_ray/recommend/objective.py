@@ -14,6 +14,7 @@ from torch import nn
 
 from hnlm_ray.recommend import losses
 from hnlm_ray.recommend.config import HnlmConfig, LossConfig
+from hnlm_ray.recommend.distinct import DistinctRows
 from hnlm_ray.recommend.fused import bpr_with_penalty
 from hnlm_ray.recommend.interactions import UserItems
 from hnlm_ray.recommend.models.base import Backbone, Rows
@@ -56,7 +57,10 @@ class Objective(nn.Module):
         self.sampler, self.loss, self.reg, self.seed = sampler, loss, reg, seed
         self.aligned, self.mixes_layers, self.world_size = aligned, mixes_layers, world_size
         self.shared = SharedNegatives(user_items, loss.num_shared_negatives, seed) if loss.kind == "softmax" else None
-        self._is_plain_bpr = loss.kind == "bpr" and aligned is None and not mixes_layers
+        # An auxiliary loss may rely on the rows that `backbone.rows` was called with, in the order of the batch.
+        has_auxiliary = type(backbone).auxiliary is not Backbone.auxiliary
+        self._is_plain_bpr = loss.kind == "bpr" and aligned is None and not mixes_layers and not has_auxiliary
+        self._distinct = DistinctRows(backbone.num_users + backbone.num_items)
         self.sampling_s = 0.0
         """Seconds spent on sampling since it was last reset."""
 
@@ -65,13 +69,16 @@ class Objective(nn.Module):
         self.backbone.begin_step(batch.epoch, batch.step)
         negative_ids, known = self._sample(batch)
         shared_ids = self.shared.draw(batch) if self.shared else np.empty(0, np.int32)
-        read = self._read(batch, negative_ids, shared_ids, known)
+        rows = self._rows(batch, negative_ids, shared_ids)
         size = len(batch.user_ids)
         share = self.world_size / batch.global_size
-        if self._is_plain_bpr and read.final.device.type == "cpu" and read.final.dtype == torch.float32:
-            ranking = bpr_with_penalty(read.final, read.base, self.reg, share)
-            auxiliary = self.backbone.auxiliary(*self._ids(batch.user_ids, batch.item_ids))
-            return ranking if auxiliary is None else ranking + auxiliary * (size * share)
+        emb = self.backbone.emb
+        if self._is_plain_bpr and emb.device.type == "cpu" and emb.dtype == torch.float32:
+            # A batch names its popular items many times: each row is read, and gets its gradient, once.
+            touched, places = self._distinct.of(rows)
+            once = self.backbone.rows(touched, known=known)
+            return bpr_with_penalty(once.final, once.base, places.numpy(), self.reg, share)
+        read = self.backbone.rows(rows.to(emb.device), self.mixes_layers, known)
         # Split, not sliced: the gradient of a split is one concatenation, that of each slice a zeroed matrix.
         parts = [size, size, negative_ids.size, shared_ids.size]
         user, positive, negative, shared = read.final.split(parts)
@@ -96,10 +103,10 @@ class Objective(nn.Module):
         self.sampling_s += time.perf_counter() - start
         return negative_ids, emb
 
-    def _read(self, batch: Batch, negative_ids: np.ndarray, shared_ids: np.ndarray, known: torch.Tensor | None) -> Rows:
+    def _rows(self, batch: Batch, negative_ids: np.ndarray, shared_ids: np.ndarray) -> torch.Tensor:
+        """Nodes of users, positives, negatives and shared negatives, int64 [R]."""
         items = np.concatenate([batch.item_ids, negative_ids.ravel(), shared_ids]).astype(np.int64)
-        rows = np.concatenate([batch.user_ids.astype(np.int64), items + self.backbone.num_users])
-        return self.backbone.rows(torch.from_numpy(rows).to(self.backbone.emb.device), self.mixes_layers, known)
+        return torch.from_numpy(np.concatenate([batch.user_ids.astype(np.int64), items + self.backbone.num_users]))
 
     def _mix_layers(self, batch: Batch, read: Rows, num_candidates: int) -> tuple[torch.Tensor, torch.Tensor]:
         assert read.layers is not None

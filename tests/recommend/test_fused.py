@@ -1,5 +1,6 @@
 """The compiled BPR step against the same losses through autograd."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,15 +12,16 @@ from hnlm_ray.recommend.fused import bpr_with_penalty
 @pytest.mark.parametrize("outer", [1.0, 0.25])
 def test_loss_and_gradients_equal_autograd(spread: float, outer: float) -> None:
     generator = torch.Generator().manual_seed(0)
-    final, base = (spread * torch.randn(3 * 50, dim, generator=generator) for dim in (16, 4))  # NGCF's are wider
+    final, base = (spread * torch.randn(70, dim, generator=generator) for dim in (16, 4))  # NGCF's are wider
+    places = torch.randint(70, (3 * 50,), generator=generator)  # rows are read several times, some never
     reg, scale = 1e-3, 1 / 50
     ours = [final.clone().requires_grad_(), base.clone().requires_grad_()]
-    loss = bpr_with_penalty(ours[0], ours[1], reg, scale)
+    loss = bpr_with_penalty(ours[0], ours[1], places.numpy(), reg, scale)
     (outer * loss).backward()  # type: ignore[no-untyped-call]
 
     plain = [final.double().requires_grad_(), base.double().requires_grad_()]
-    user, positive, negative = plain[0].split(50)
-    penalty = losses.layer0_penalty(*plain[1].split(50))
+    user, positive, negative = plain[0][places].split(50)
+    penalty = losses.layer0_penalty(*plain[1][places].split(50))
     expected = scale * (losses.bpr(user, positive, negative) + reg * penalty).sum()
     (outer * expected).backward()  # type: ignore[no-untyped-call]
 
@@ -33,7 +35,7 @@ def test_loss_and_gradients_equal_autograd(spread: float, outer: float) -> None:
 def test_large_scores_neither_overflow_nor_vanish() -> None:
     final = torch.tensor([[100.0], [100.0], [-100.0], [100.0], [-100.0], [100.0]])  # users, positives, negatives
     final = final[[0, 1, 3, 2, 4, 5]].requires_grad_()
-    loss = bpr_with_penalty(final, torch.zeros(6, 1), 0.0, 1.0)
+    loss = bpr_with_penalty(final, torch.zeros(6, 1), np.arange(6), 0.0, 1.0)
     loss.backward()  # type: ignore[no-untyped-call]
     assert torch.isfinite(loss)
     assert final.grad is not None
