@@ -96,11 +96,31 @@ class FinetuneConfig(Section):
         return self
 
 
+class TasteConfig(Section):
+    """The projection of item vectors in which a user lies near what the user takes; `train.hnlm.variant=guarded` reads
+    it."""
+
+    epochs: int = Field(default=10, ge=0)
+    """Passes over the training pairs; 0 leaves the encoder's vectors as they are."""
+    max_steps: int = Field(default=1_000, ge=1)
+    """At most so many steps, whatever the number of pairs."""
+    batch_size: int = Field(default=1024, ge=2)
+    """Pairs per step: every item of the batch is a negative of the others."""
+    lr: float = Field(default=2e-3, gt=0)
+    """Learning rate of AdamW; it falls to zero over the steps."""
+    weight_decay: float = Field(default=1e-2, ge=0)
+    """Weight decay of AdamW."""
+    tau: float = Field(default=0.1, gt=0)
+    """Temperature."""
+
+
 class EmbedConfig(Section):
     """z of training pairs and of items by the tuned encoder (METHOD.md section 4)."""
 
     max_pairs_per_user: int | None = Field(default=None, ge=1)
     """At most so many training pairs of a user, the newest; null: all."""
+    taste: TasteConfig = TasteConfig()
+    """What text says about taste, learnt from behaviour."""
     r: int | None = Field(default=None, ge=1)
     """PCA to so many dimensions, fitted on a sample; null: the encoder's own width."""
     num_pca_rows: int = Field(default=20_000, ge=2)

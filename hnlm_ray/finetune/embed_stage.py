@@ -13,7 +13,9 @@ from hnlm_ray.finetune.pairs import PairTexts
 from hnlm_ray.finetune.parity import check_parity
 from hnlm_ray.finetune.projection import Projection
 from hnlm_ray.finetune.spec import EncoderSpec
+from hnlm_ray.finetune.taste import fit_taste
 from hnlm_ray.finetune.triplets import pair_hash
+from hnlm_ray.recommend.interactions import Interactions
 from hnlm_ray.store import Folder
 
 if TYPE_CHECKING:
@@ -42,6 +44,12 @@ def run(ctx: "StageContext") -> dict[str, Any]:
         vectors = embed_items(texts, encoder, np.arange(texts.num_items), num_engines)
         vectors = projection(vectors) if projection else vectors
         out.write_tensors("items.safetensors", {"item_text_emb": vectors.astype(np.float32)})
+    if not out.exists("taste.safetensors"):
+        item_text_emb = out.read_tensors("items.safetensors")["item_text_emb"]
+        train = Interactions.load(ctx.input("dataset")).train
+        out.write_tensors(
+            "taste.safetensors", {"item_taste_emb": fit_taste(item_text_emb, train, config.taste, ctx.config.seed)}
+        )
     task = EmbedTask(
         sources=sources,
         template=spec.template,

@@ -8,9 +8,17 @@ from hnlm_ray.settings import Section, operational
 
 SamplerKind = Literal["rns", "pns", "dns", "dns_mn", "mixgcf", "ahns"]
 LossKind = Literal["bpr", "margin", "softmax", "infonce", "directau"]
-Variant = Literal["none", "aligned", "grounded", "hybrid"]
+Variant = Literal["none", "aligned", "grounded", "hybrid", "guarded"]
 AlignmentKind = Literal["linear", "mlp", "attention", "moe"]
 Control = Literal["none", "gaussian", "shuffled", "frozen-adapter", "popularity-matched", "window-only"]
+
+_VARIANTS_OF_CONTROL: dict[Control, tuple[Variant, ...]] = {
+    "gaussian": ("aligned", "guarded"),
+    "shuffled": ("aligned", "guarded"),
+    "frozen-adapter": ("aligned",),
+    "popularity-matched": ("grounded", "hybrid", "guarded"),
+    "window-only": ("grounded", "hybrid", "guarded"),
+}
 
 
 class SamplerConfig(Section):
@@ -121,7 +129,8 @@ class HnlmConfig(Section):
 
     variant: Variant = "aligned"
     """`none`; `aligned` mixes h = A(z) into the negative; `grounded` replaces negatives by real items near z; `hybrid`
-    lets the base sampler choose among its own candidates and such items."""
+    lets the base sampler choose among its own candidates and such items; `guarded` takes hardness away from candidates
+    that the tuned text says the user would take: likely false negatives."""
     alignment: AlignmentKind = "mlp"
     """A: `linear`, `mlp`, `attention` over the K negatives then MLP, `moe` mixture of experts."""
     hidden_dim: int = Field(default=128, ge=1)
@@ -147,6 +156,9 @@ class HnlmConfig(Section):
     window: tuple[float, float] = (0.5, 0.98)
     """Percentiles [lo, hi] of the user's CF scores between which a pool item must lie: hard, but not a likely
     false negative."""
+    guard: float = Field(default=0.5, ge=0)
+    """gamma of `guarded`: standard deviations of hardness that a candidate loses per standard deviation of similarity
+    between its text and the user's taste; 0 is the base sampler."""
     refresh_every: int = Field(default=0, ge=0)
     """Every this many epochs the windows are scored again with the current model; 0 = never."""
     control: Control = "none"
@@ -157,10 +169,9 @@ class HnlmConfig(Section):
         lo, hi = self.window
         if not 0 <= lo < hi <= 1:
             raise ValueError(f"window={[lo, hi]} must satisfy 0 <= lo < hi <= 1")
-        if self.control in ("gaussian", "shuffled", "frozen-adapter") and self.variant != "aligned":
-            raise ValueError(f"control={self.control!r} needs variant='aligned', which is {self.variant!r}")
-        if self.control in ("popularity-matched", "window-only") and self.variant not in ("grounded", "hybrid"):
-            raise ValueError(f"control={self.control!r} needs variant 'grounded' or 'hybrid', not {self.variant!r}")
+        if self.control != "none" and self.variant not in _VARIANTS_OF_CONTROL[self.control]:
+            wanted = " or ".join(repr(variant) for variant in _VARIANTS_OF_CONTROL[self.control])
+            raise ValueError(f"control={self.control!r} needs variant {wanted}, not {self.variant!r}")
         return self
 
 

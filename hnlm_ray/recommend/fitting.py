@@ -12,6 +12,7 @@ from hnlm_ray.recommend.alignment import build_alignment
 from hnlm_ray.recommend.checkpoint import Checkpoint
 from hnlm_ray.recommend.config import FitConfig, HnlmConfig, TrainConfig
 from hnlm_ray.recommend.engine import BareEngine, Engine
+from hnlm_ray.recommend.guard import Guard
 from hnlm_ray.recommend.interactions import Interactions
 from hnlm_ray.recommend.models import ModelArgs, build_model
 from hnlm_ray.recommend.objective import AlignedMix, Objective
@@ -38,6 +39,8 @@ class LlmNegatives:
     """For `aligned`"""
     pool: Pool | None = None
     """For `grounded` and `hybrid`, before windows and controls"""
+    guard: Guard | None = None
+    """For `guarded`"""
     user_emb: np.ndarray | None = None
     """float32 [U, D'] of the warm-up signal: whose scores make the windows"""
     item_emb: np.ndarray | None = None
@@ -77,6 +80,8 @@ def build_trainer(
             assert llm.vectors is not None
             aligned = AlignedMix(llm.vectors, hnlm)
             alignment = build_alignment(hnlm, llm.vectors.dim, backbone.final_dim, seed)
+        elif hnlm.variant == "guarded":
+            sampler = _with_guard(base, llm.guard)
         else:
             sampler, pool_draw, refresh = _with_pool(base, hnlm, llm, interactions, seed)
     objective = Objective(
@@ -98,6 +103,16 @@ def build_trainer(
     trainer.refresh, trainer.refresh_every = refresh, hnlm.refresh_every if hnlm else 0
     trainer.on_epoch = on_epoch or trainer.on_epoch
     return trainer
+
+
+def _with_guard(base: Sampler, guard: Guard | None) -> Sampler:
+    """The base sampler whose candidates are guarded before its rule chooses."""
+    if base.rule is None:
+        raise UserError(
+            "hnlm.variant='guarded' compares candidates, and this sampler does not: "
+            "set sampler.kind to dns, dns_mn or ahns"
+        )
+    return replace(base, guard=guard)
 
 
 def _with_pool(

@@ -2,14 +2,16 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from hnlm_ray.distributed import rank, report, world_size
 from hnlm_ray.recommend.artifact import HISTORY_FILE, RecommenderArtifact
 from hnlm_ray.recommend.checkpoint import Checkpoint
-from hnlm_ray.recommend.config import FitConfig, SignalConfig, TrainConfig
+from hnlm_ray.recommend.config import FitConfig, HnlmConfig, SignalConfig, TrainConfig
 from hnlm_ray.recommend.engine import DeepSpeedEngine
 from hnlm_ray.recommend.fitting import LlmNegatives, build_trainer, summary_of
+from hnlm_ray.recommend.guard import Guard, guard_by_behaviour, guard_by_text
 from hnlm_ray.recommend.interactions import Interactions
 from hnlm_ray.recommend.pair_vectors import load_pair_vectors
 from hnlm_ray.recommend.pool import pool_from_negatives, pool_from_vectors
@@ -49,6 +51,8 @@ def load_llm_negatives(
     if hnlm.variant == "aligned":
         return LlmNegatives(vectors=load_pair_vectors(embeddings, interactions, hnlm.control, seed))
     signal = Folder(uris["signal"]).read_tensors("embeddings.safetensors")
+    if hnlm.variant == "guarded":
+        return LlmNegatives(guard=_guard(hnlm, embeddings, signal, interactions, seed))
     if hnlm.pool_source == "negatives":
         pool = pool_from_negatives(Folder(uris["negatives"]), interactions, hnlm.pool_size)
     else:
@@ -56,6 +60,15 @@ def load_llm_negatives(
         item_text_emb = embeddings.read_tensors("items.safetensors")["item_text_emb"]
         pool = pool_from_vectors(vectors, item_text_emb, interactions, hnlm.pool_size)
     return LlmNegatives(pool=pool, user_emb=signal["user_emb"], item_emb=signal["item_emb"])
+
+
+def _guard(
+    hnlm: HnlmConfig, embeddings: Folder, signal: dict[str, np.ndarray], interactions: Interactions, seed: int
+) -> Guard:
+    if hnlm.control == "window-only":
+        return guard_by_behaviour(signal["user_emb"], signal["item_emb"], hnlm.guard)
+    item_taste_emb = embeddings.read_tensors("taste.safetensors")["item_taste_emb"]
+    return guard_by_text(item_taste_emb, interactions, hnlm.guard, hnlm.control, seed)
 
 
 def _fit(

@@ -137,7 +137,7 @@ def test_a_frozen_adapter_does_not_move(board: Interactions, artifacts: dict[str
 
 
 def test_a_control_needs_the_variant_that_it_controls() -> None:
-    with pytest.raises(ValueError, match="needs variant='aligned'"):
+    with pytest.raises(ValueError, match="needs variant 'aligned' or 'guarded'"):
         HnlmConfig(variant="grounded", control="gaussian")
     with pytest.raises(ValueError, match="popularity-matched"):
         HnlmConfig(variant="aligned", control="popularity-matched")

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from hnlm_ray.recommend.config import SamplerConfig
+from hnlm_ray.recommend.guard import Guard
 from hnlm_ray.recommend.interactions import UserItems
 from hnlm_ray.recommend.samplers.base import Batch, Popularity, Proposal, Rule, Uniform, score_candidates
 from hnlm_ray.recommend.samplers.rules import Ahns, Hardest, TopM
@@ -19,6 +20,8 @@ class Sampler:
     num_candidates: int
     rule: Rule | None
     num_users: int
+    guard: Guard | None = None
+    """Takes hardness away from candidates before the rule chooses."""
 
     @property
     def needs_embeddings(self) -> bool:
@@ -32,6 +35,8 @@ class Sampler:
             return candidates[:, 0] if self.num_candidates == 1 else candidates
         assert emb_ND is not None
         scores = score_candidates(emb_ND, batch.user_ids, candidates, self.num_users)
+        if self.guard is not None:
+            scores -= scores.std(axis=1, keepdims=True) * self.guard.of_candidates(batch.user_ids, candidates)
         positive = score_candidates(emb_ND, batch.user_ids, batch.item_ids[:, None], self.num_users)[:, 0]
         return candidates[np.arange(len(candidates)), self.rule.choose(batch, positive, scores)]
 
