@@ -82,7 +82,8 @@ class FitConfig(Section):
     """What every training of a recommender needs; shared by `signal` and `train`."""
 
     model: str = "lightgcn"
-    """`mf`, `lightgcn`, `ngcf`, `sgl`, `simgcl`, `xsimgcl`, `ease`, or the dotted path of your own class."""
+    """`mf`, `lightgcn`, `ngcf`, `sgl`, `simgcl`, `xsimgcl`, `ease`, or the dotted path of your own class; for `train`
+    also `alpharec`, `rlmrec_con`, `rlmrec_gen` and `kar`, which read the texts that the section `text` names."""
     dim: int = Field(default=64, ge=1)
     """D: width of the embeddings."""
     num_layers: int = Field(default=3, ge=0)
@@ -175,9 +176,42 @@ class HnlmConfig(Section):
         return self
 
 
+TEXT_MODELS = ("alpharec", "rlmrec_con", "rlmrec_gen", "kar")
+"""Models that read the texts of items and users."""
+
+
+class RivalConfig(Section):
+    """The rivals that read text (METHOD.md section 8); unused by the other models."""
+
+    backbone: str = "lightgcn"
+    """What `rlmrec_con`, `rlmrec_gen` and `kar` add to: a model that reads no text, or a dotted path."""
+    hidden_dim: int = Field(default=256, ge=1)
+    """Width of the hidden layer between text and recommender; the experts of `kar` share it."""
+    text_temperature: float = Field(default=0.2, gt=0)
+    """Temperature of RLMRec's contrast between texts and embeddings."""
+    align_weight: float = Field(default=0.01, ge=0)
+    """Weight of that contrast in `rlmrec_con`."""
+    reconstruct_weight: float = Field(default=0.1, ge=0)
+    """Weight of it in `rlmrec_gen`."""
+    mask_share: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the nodes with text that `rlmrec_gen` masks in a step."""
+    num_experts: int = Field(default=2, ge=1)
+    """Experts of `kar`: as many shared by users and items as each kind has of its own."""
+
+    @model_validator(mode="after")
+    def _backbone_without_text(self) -> "RivalConfig":
+        if self.backbone in (*TEXT_MODELS, "ease"):
+            raise ValueError(
+                f"backbone={self.backbone!r} cannot be added to: give mf, lightgcn or another trained id model"
+            )
+        return self
+
+
 class TrainConfig(FitConfig):
     """The recommender, trained with LLM hard negatives."""
 
+    rival: RivalConfig = RivalConfig()
+    """Settings of the models that read text."""
     hnlm: HnlmConfig = HnlmConfig()
     """LLM hard negatives."""
 

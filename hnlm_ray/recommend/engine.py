@@ -101,7 +101,7 @@ class DeepSpeedEngine:
             return _optimizer_state(self.module, self.optimizer)
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
-        tensors = dict(self.module.named_buffers())
+        tensors: dict[str, torch.Tensor] = {}
         for name, parameter in self.module.named_parameters():
             if not parameter.requires_grad:
                 tensors[name] = parameter.detach()

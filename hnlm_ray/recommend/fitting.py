@@ -28,6 +28,7 @@ from hnlm_ray.recommend.pool import (
 )
 from hnlm_ray.recommend.samplers import Sampler, build_sampler
 from hnlm_ray.recommend.samplers.base import NegativeSampler
+from hnlm_ray.recommend.text_vectors import TextVectors
 from hnlm_ray.recommend.trainer import Trainer
 
 
@@ -52,22 +53,23 @@ def build_trainer(
     config: FitConfig,
     seed: int,
     llm: LlmNegatives | None = None,
+    text: TextVectors | None = None,
     engine: Callable[[Objective], Engine] | None = None,
     device: torch.device | str = "cpu",
     world_size: int = 1,
     checkpoint: Checkpoint | None = None,
     on_epoch: Callable[[int, dict[str, float]], None] | None = None,
 ) -> Trainer:
-    """A trainer ready to `fit`. `engine` wraps the objective (default: bare torch); `llm` serves `config.hnlm`.
+    """A trainer ready to `fit`. `engine` wraps the objective (default: bare torch); `llm` serves `config.hnlm`,
+    `text` the models that read it.
 
     Raises:
         UserError: the config asks for a combination that does not exist.
     """
     hnlm = config.hnlm if isinstance(config, TrainConfig) and config.hnlm.variant != "none" else None
     user_items = interactions.train
-    backbone = build_model(
-        config.model, ModelArgs(user_items, config.dim, config.num_layers, seed, config.ssl.model_dump())
-    )
+    options = config.ssl.model_dump() | (config.rival.model_dump() if isinstance(config, TrainConfig) else {})
+    backbone = build_model(config.model, ModelArgs(user_items, config.dim, config.num_layers, seed, options, text))
     mixes_layers = config.sampler.kind == "mixgcf"
     if mixes_layers and not backbone.has_layers:
         raise UserError(f"sampler.kind='mixgcf' mixes graph layers, which model={config.model!r} has not: use lightgcn")

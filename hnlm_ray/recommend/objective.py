@@ -58,8 +58,7 @@ class Objective(nn.Module):
         self.aligned, self.mixes_layers, self.world_size = aligned, mixes_layers, world_size
         self.shared = SharedNegatives(user_items, loss.num_shared_negatives, seed) if loss.kind == "softmax" else None
         # An auxiliary loss may rely on the rows that `backbone.rows` was called with, in the order of the batch.
-        has_auxiliary = type(backbone).auxiliary is not Backbone.auxiliary
-        self._is_plain_bpr = loss.kind == "bpr" and aligned is None and not mixes_layers and not has_auxiliary
+        self._is_plain_bpr = loss.kind == "bpr" and aligned is None and not mixes_layers and not backbone.has_auxiliary
         self._distinct = DistinctRows(backbone.num_users + backbone.num_items)
         self.sampling_s = 0.0
         """Seconds spent on sampling since it was last reset."""
@@ -72,13 +71,13 @@ class Objective(nn.Module):
         rows = self._rows(batch, negative_ids, shared_ids)
         size = len(batch.user_ids)
         share = self.world_size / batch.global_size
-        emb = self.backbone.emb
-        if self._is_plain_bpr and emb.device.type == "cpu" and emb.dtype == torch.float32:
+        device = self.backbone.device
+        if self._is_plain_bpr and device.type == "cpu" and self.backbone.dtype == torch.float32:
             # A batch names its popular items many times: each row is read, and gets its gradient, once.
             touched, places = self._distinct.of(rows)
             once = self.backbone.rows(touched, known=known)
             return bpr_with_penalty(once.final, once.base, places.numpy(), self.reg, share)
-        read = self.backbone.rows(rows.to(emb.device), self.mixes_layers, known)
+        read = self.backbone.rows(rows.to(device), self.mixes_layers, known)
         # Split, not sliced: the gradient of a split is one concatenation, that of each slice a zeroed matrix.
         parts = [size, size, negative_ids.size, shared_ids.size]
         user, positive, negative, shared = read.final.split(parts)
@@ -164,7 +163,7 @@ class Objective(nn.Module):
         return batch.item_ids[:, None] == batch.item_ids[None, :]
 
     def _ids(self, user_ids: np.ndarray, item_ids: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        device = self.backbone.emb.device
+        device = self.backbone.device
         return (
             torch.from_numpy(user_ids.astype(np.int64)).to(device),
             torch.from_numpy(item_ids.astype(np.int64)).to(device),

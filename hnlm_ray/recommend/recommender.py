@@ -1,6 +1,6 @@
 """The recommender as a library: fit, recommend, similar items, save, load, with the user's own ids."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,6 +17,7 @@ from hnlm_ray.recommend.fitting import LlmNegatives, build_trainer
 from hnlm_ray.recommend.interactions import Interactions
 from hnlm_ray.recommend.models import LINEAR_MODELS
 from hnlm_ray.recommend.ranking import top_items
+from hnlm_ray.recommend.text_vectors import TextVectors
 from hnlm_ray.store import Folder
 
 Ids = str | int | Sequence[Any] | np.ndarray
@@ -66,6 +67,7 @@ class Recommender:
         config: FitConfig | None = None,
         valid: tuple[Sequence[Any], Sequence[Any]] | None = None,
         llm: LlmNegatives | None = None,
+        item_text_emb: Mapping[Any, np.ndarray] | None = None,
         seed: int = 0,
     ) -> "Recommender":
         """Train on pairs (user_ids[n], item_ids[n]) in this process, without Ray.
@@ -73,6 +75,7 @@ class Recommender:
         `valid`: held-out pairs that pick the best epoch; without them training ends after `config.epochs`.
         `llm`: negatives of the LLM stages, for a `TrainConfig` whose `hnlm.variant` uses them; its pair order is that
         of the arguments.
+        `item_text_emb`: a vector of its text by item id, for models that read text; an item it has not is without.
         """
         if len(user_ids) != len(item_ids):
             raise UserError(f"there are {len(user_ids)} user ids and {len(item_ids)} item ids: pairs need one of each")
@@ -85,7 +88,8 @@ class Recommender:
         if config.model in LINEAR_MODELS:
             tensors = {"item_weights": solve_ease(data.train, config.ease_reg)}
         else:
-            tensors = build_trainer(data, config, seed, llm).fit()
+            text = TextVectors.of(data.train, _rows_of(item_text_emb, item_keys)) if item_text_emb else None
+            tensors = build_trainer(data, config, seed, llm, text).fit()
         return cls(RecommenderArtifact(tensors, config.result_dict(), data.train), user_map, item_map)
 
     def recommend(self, user_ids: Ids, k: int = 10, filter_seen: bool = True) -> tuple[np.ndarray, np.ndarray]:
@@ -146,6 +150,12 @@ def _several(ids: Ids) -> Sequence[Any] | np.ndarray:
 
 def _shaped(given: Ids, ids: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (ids[0], scores[0]) if np.isscalar(given) else (ids, scores)
+
+
+def _rows_of(vectors: Mapping[Any, np.ndarray], keys: np.ndarray) -> np.ndarray:
+    """The vectors of `keys` as float32 [len(keys), d], zero for those without."""
+    nothing = np.zeros_like(next(iter(vectors.values())))
+    return np.stack([vectors.get(key, nothing) for key in keys.tolist()]).astype(np.float32)
 
 
 def _text(keys: np.ndarray) -> pa.ChunkedArray:

@@ -168,7 +168,7 @@ class Trainer:
     def _sum_over_ranks(self, values: np.ndarray) -> np.ndarray:
         if self.world_size == 1:
             return values
-        tensor = torch.from_numpy(values.astype(np.float64)).to(self.objective.backbone.emb.device)
+        tensor = torch.from_numpy(values.astype(np.float64)).to(self.objective.backbone.device)
         dist.all_reduce(tensor)
         return tensor.cpu().numpy()
 

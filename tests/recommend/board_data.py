@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 
 from hnlm_ray.recommend.interactions import Interactions
+from hnlm_ray.recommend.text_vectors import TextVectors
 from hnlm_ray.store import Folder
 
 
@@ -18,6 +19,15 @@ def checkerboard(num_users: int = 24, num_items: int = 20, held_out: int = 1) ->
         splits["train"] += [(user, item) for item in liked[2 * held_out :]]
     arrays = {name: tuple(np.array(pairs, np.int32).T) for name, pairs in splits.items()}
     return Interactions.from_arrays(arrays["train"], num_users, num_items, arrays["valid"], arrays["test"])
+
+
+def board_text(data: Interactions, dim: int = 12) -> TextVectors:
+    """Item vectors that tell even from odd, half hidden in noise; every fifth item has no text."""
+    rng = np.random.default_rng(11)
+    items = rng.standard_normal((data.num_items, dim)).astype(np.float32)
+    items[:, 0] += np.where(np.arange(data.num_items) % 2, 2, -2)
+    items[::5] = 0
+    return TextVectors.of(data.train, items)
 
 
 def write_dataset(folder: Folder, data: Interactions) -> Folder:

@@ -10,6 +10,10 @@ MODELS = {
     "sgl": "hnlm_ray.recommend.models.sgl.SGL",
     "simgcl": "hnlm_ray.recommend.models.simgcl.SimGCL",
     "xsimgcl": "hnlm_ray.recommend.models.xsimgcl.XSimGCL",
+    "alpharec": "hnlm_ray.recommend.models.alpharec.AlphaRec",
+    "rlmrec_con": "hnlm_ray.recommend.models.rlmrec_con.RLMRecCon",
+    "rlmrec_gen": "hnlm_ray.recommend.models.rlmrec_gen.RLMRecGen",
+    "kar": "hnlm_ray.recommend.models.kar.KAR",
 }
 """Name in the config -> class. A dotted path in the config works as well."""
 
@@ -17,6 +21,6 @@ LINEAR_MODELS = ("ease",)
 """Solved in closed form, without the trainer."""
 
 
-def build_model(name: str, args: ModelArgs) -> Backbone:
-    """Build the backbone `name`, one of `MODELS` or the dotted path of a `Backbone`."""
-    return import_dotted(name, MODELS, "train.model")(args)
+def build_model(name: str, args: ModelArgs, key: str = "train.model") -> Backbone:
+    """Build the backbone `name`, one of `MODELS` or the dotted path of a `Backbone`; `key` is where it was named."""
+    return import_dotted(name, MODELS, key)(args)

@@ -3,6 +3,7 @@
 Legend: N = U + I nodes (users first), R rows of a batch, L layers, D dimension.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import nn
 
 from hnlm_ray.recommend.graph import Graph
 from hnlm_ray.recommend.interactions import UserItems
+from hnlm_ray.recommend.text_vectors import TextVectors
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,9 @@ class ModelArgs:
     seed: int
     """Initialisation and any noise the model draws."""
     options: dict[str, Any]
-    """The section `ssl` as plain values."""
+    """The section `ssl`, and `rival` where there is one, as plain values."""
+    text: TextVectors | None = None
+    """Vectors of the nodes' texts, where there are any."""
 
 
 class Backbone(nn.Module):
@@ -49,6 +53,10 @@ class Backbone(nn.Module):
 
     has_layers = False
     """Whether `rows(..., with_layers=True)` works, which MixGCF needs."""
+    has_ids = True
+    """Whether there is an `emb` of the model's own; False where layer 0 comes from elsewhere."""
+    reads_text = False
+    """Whether it takes `ModelArgs.text`."""
 
     def __init__(self, args: ModelArgs) -> None:
         super().__init__()
@@ -57,11 +65,32 @@ class Backbone(nn.Module):
         self.final_dim = args.dim
         """Width of the final embeddings"""
         self.generator = torch.Generator().manual_seed(args.seed)
+        if not self.has_ids:
+            return
         emb = torch.empty(self.num_users + self.num_items, args.dim)
         # The bound of Xavier depends on the height of the matrix: users and items each get their own.
         nn.init.xavier_uniform_(emb[: self.num_users], generator=self.generator)
         nn.init.xavier_uniform_(emb[self.num_users :], generator=self.generator)
         self.emb = nn.Parameter(emb)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the parameters are stored in."""
+        return next(self.parameters()).dtype
+
+    @property
+    def has_auxiliary(self) -> bool:
+        """Whether `auxiliary` returns a loss; the rows it relies on are then read in the order of the batch."""
+        return type(self).auxiliary is not Backbone.auxiliary
+
+    def forward(self, read: Callable[["Backbone"], Any]) -> Any:
+        """What `read` returns of the model; torch's `functional_call`, which swaps parameters, goes through here."""
+        return read(self)
 
     def begin_step(self, epoch: int, step: int) -> None:
         """Called before each step, so that what the model draws depends on (seed, epoch, step) and not on the past."""
@@ -93,7 +122,7 @@ class GraphBackbone(Backbone):
 
     @property
     def graph(self) -> Graph:
-        """The graph on the device of the embeddings."""
-        if self._graph is None or self._graph.device != self.emb.device:
-            self._graph = Graph(self.user_items, self.emb.device)
+        """The graph on the device of the parameters."""
+        if self._graph is None or self._graph.device != self.device:
+            self._graph = Graph(self.user_items, self.device)
         return self._graph

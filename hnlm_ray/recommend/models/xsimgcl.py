@@ -6,6 +6,7 @@ from hnlm_ray.errors import UserError
 from hnlm_ray.recommend.losses import info_nce
 from hnlm_ray.recommend.models.base import ModelArgs, Rows
 from hnlm_ray.recommend.models.simgcl import SimGCL
+from hnlm_ray.recommend.models.text import first_places
 from hnlm_ray.recommend.propagation import propagate_layers
 
 
@@ -30,15 +31,8 @@ class XSimGCL(SimGCL):
         """weight x InfoNCE between the final embedding and layer l*, over users and over items."""
         final, layer = self._views
         size = len(user_ids)
-        users, items = _first_places(user_ids), _first_places(item_ids) + size
+        users, items = first_places(user_ids), first_places(item_ids) + size
         return self.weight * sum(
             (info_nce(final[places], layer[places], self.temperature) for places in (users, items)),
             start=final.new_zeros(()),
         )
-
-
-def _first_places(ids: torch.Tensor) -> torch.Tensor:
-    """One place of each distinct id."""
-    distinct, inverse = ids.unique(return_inverse=True)
-    places = torch.arange(len(ids), device=ids.device)
-    return places.new_full((len(distinct),), len(ids)).scatter_reduce(0, inverse, places, "amin")
