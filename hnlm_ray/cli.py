@@ -103,6 +103,26 @@ def _tune(options: argparse.Namespace) -> int:
     return 0
 
 
+def _compare(options: argparse.Namespace) -> int:
+    from hnlm_ray.runtime import set_environment
+
+    set_environment()
+    from hnlm_ray.compare.config import load_compare
+    from hnlm_ray.compare.driver import compare
+    from hnlm_ray.compare.table import table
+    from hnlm_ray.console import quiet_libraries
+
+    config, _ = load_compare(options.config, options.set)
+    run_dir = options.run_dir or f"runs/{config.name}"
+    log_file = Path("." if "://" in run_dir else run_dir) / "logs" / "compare.log"
+    print(f"log: {log_file}", flush=True)
+    reduction = {"rows": options.rows, "seeds": options.seeds, "trials": options.trials}
+    with quiet_libraries(log_file) as terminal:
+        outcome = compare(options.config, options.set, run_dir, **reduction, terminal=terminal)
+    print(f"\n{table(outcome.results)}\n\nresults: {outcome.folder.uri}/results.json")
+    return 0
+
+
 def _submit(options: argparse.Namespace) -> int:
     from hnlm_ray.cluster.submit import SubmitOptions, submit
 
@@ -177,6 +197,14 @@ def _parser() -> argparse.ArgumentParser:
     tune.add_argument("--run-dir", metavar="URI", default="", help="local path, s3:// or gs:// (default: runs/NAME)")
     tune.set_defaults(command=_tune)
 
+    compare = commands.add_parser("compare", help="all methods with the same budget, several seeds, one table")
+    _config_arguments(compare)
+    compare.add_argument("--run-dir", metavar="URI", default="", help="local path, s3:// or gs:// (default: runs/NAME)")
+    compare.add_argument("--rows", metavar="A,B", type=_names, default=[], help="only these rows")
+    compare.add_argument("--seeds", metavar="0,1", type=_integers, default=[], help="only these seeds")
+    compare.add_argument("--trials", metavar="N", type=int, default=0, help="settings that each row tries")
+    compare.set_defaults(command=_compare)
+
     submit = commands.add_parser("submit", help="run on a cluster, as a Ray job")
     _config_arguments(submit)
     _address_argument(submit)
@@ -216,6 +244,14 @@ def _parser() -> argparse.ArgumentParser:
 def _config_arguments(parser: argparse.ArgumentParser, optional: bool = False) -> None:
     parser.add_argument("config", metavar="CONFIG", nargs="?" if optional else None, help="YAML file")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override, e.g. train.epochs=5")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _integers(text: str) -> list[int]:
+    return [int(name) for name in _names(text)]
 
 
 def _address_argument(parser: argparse.ArgumentParser) -> None:

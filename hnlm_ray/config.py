@@ -7,7 +7,7 @@ stands there and nowhere else. Files in `configs/` state only what differs.
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError
@@ -20,6 +20,8 @@ from hnlm_ray.recommend.config import EvaluateConfig, SignalConfig, TrainConfig
 from hnlm_ray.report.config import ReportConfig
 from hnlm_ray.runtime import RuntimeConfig
 from hnlm_ray.settings import Section, operational
+
+SectionT = TypeVar("SectionT", bound=Section)
 
 
 class RunConfig(Section):
@@ -61,6 +63,14 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         UserError: the file is missing or no mapping, a key is unknown, or a value is not accepted.
     """
+    values = read_values(path)
+    for override in overrides:
+        apply_override(values, override)
+    return parse_config(values)
+
+
+def read_values(path: str | Path) -> dict[str, Any]:
+    """The plain values of a config file; `name` is the file's own where it gives none. Raises `UserError`."""
     file = Path(path)
     if not file.is_file():
         raise UserError(f"config {str(path)!r} does not exist: give a YAML file such as configs/quickstart.yaml")
@@ -71,9 +81,30 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     if not isinstance(values, dict):
         raise UserError(f"config {str(path)!r} holds a {type(values).__name__}: a mapping of sections is expected")
     values.setdefault("name", file.stem)
+    return values
+
+
+def load_with_section(
+    path: str | Path, overrides: Sequence[str], section: str, model: type[SectionT], example: str
+) -> tuple[RunConfig, SectionT]:
+    """Read a run config with one more section: `<section>.key=value` overrides that section, any other key the run.
+
+    Raises:
+        UserError: the file is missing, has no such section, or one of its keys or values is not accepted.
+    """
+    values = read_values(path)
+    if section not in values:
+        raise UserError(f"config {str(path)!r} has no section `{section}`: see {example}")
     for override in overrides:
         apply_override(values, override)
-    return parse_config(values)
+    own = values.pop(section)
+    config = parse_config(values)
+    try:
+        return config, model.model_validate(own)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join([section, *map(str, first["loc"])])
+        raise UserError(f"config: {key}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
 def parse_config(values: Mapping[str, Any]) -> RunConfig:

@@ -110,10 +110,10 @@ def _data(config: RunConfig) -> str:
 
 
 def _models(config: RunConfig) -> str:
-    from hnlm_ray.plan import check_models
+    from hnlm_ray.plan import check_models, generator
 
     check_models(config)
-    return f"generator {config.llm.model}, encoder {config.encoder.model} (Hub names are not looked up)"
+    return f"generator {generator(config)}, encoder {config.encoder.model} (Hub names are not looked up)"
 
 
 def _resources(config: RunConfig) -> str:

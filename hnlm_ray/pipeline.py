@@ -166,7 +166,7 @@ def plan(config: RunConfig, run_dir: RunDir, until: str = "report") -> list[Plan
     fingerprints: dict[str, str] = {}
     planned = []
     for stage in _wanted(config, until):
-        fingerprint = _fingerprint(stage, config, [fingerprints[name] for name in _reads(stage, config)])
+        fingerprint = fingerprint_of(stage, config, [fingerprints[name] for name in reads(stage, config)])
         fingerprints[stage.name] = fingerprint
         entry = run_dir.entry(stage.name, fingerprint)
         begun = any(run_dir.artifact(artifact, fingerprint).exists() for artifact in stage.artifacts)
@@ -182,11 +182,11 @@ def _wanted(config: RunConfig, until: str) -> list[Stage]:
     wanted = {name for name in stages if name in ("train", "evaluate", "report")}
     for stage in reversed(stages.values()):
         if stage.name in wanted:
-            wanted |= set(_reads(stage, config))
+            wanted |= set(reads(stage, config))
     return [stage for stage in stages.values() if stage.name in wanted]
 
 
-def _reads(stage: Stage, config: RunConfig) -> tuple[str, ...]:
+def reads(stage: Stage, config: RunConfig) -> tuple[str, ...]:
     """The stages whose artifacts `stage` reads under this config: without LLM negatives no engine runs for `train`."""
     if config.train.hnlm.variant != "none":
         return stage.reads
@@ -262,7 +262,8 @@ def publish(run_dir: RunDir, fingerprints: dict[str, str]) -> None:
                 run_dir.folder.write_bytes(name, source.read_bytes(name))
 
 
-def _fingerprint(stage: Stage, config: RunConfig, inputs: list[str]) -> str:
+def fingerprint_of(stage: Stage, config: RunConfig, inputs: list[str]) -> str:
+    """The name of what `stage` makes of `config` and the artifacts of the stages it reads, by their fingerprints."""
     values: dict[str, Any] = {"stage": stage.name, "version": stage.version, "inputs": inputs}
     for section in stage.sections:
         value = getattr(config, section)

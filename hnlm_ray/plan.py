@@ -41,6 +41,13 @@ def _check_model(key: str, model: str, built_in: str) -> None:
         )
 
 
+def generator(config: RunConfig) -> str:
+    """The generator by name, or in words that there is none."""
+    if config.llm.engine == "none":
+        return "none (texts are composed from the catalogue, no text negatives, no cost)"
+    return config.llm.model
+
+
 def demands(config: RunConfig, planned: Sequence[PlannedStage]) -> list[Demand]:
     """What each part of the plan needs at one time, for those stages that still have to run."""
     todo = {item.stage.name for item in planned if item.state != "done"}
@@ -82,7 +89,7 @@ def describe(config: RunConfig, planned: Sequence[PlannedStage], present: Resour
     """The plan in words: stages and their states, rows and prompts, resources needed against those present."""
     counts = plan_counts(config.data)
     lines = [
-        f"plan for {config.name}: data {config.data.path or config.data.format}, generator {config.llm.model}, "
+        f"plan for {config.name}: data {config.data.path or config.data.format}, generator {generator(config)}, "
         f"encoder {config.encoder.model}"
     ]
     lines += ["", f"  {'stage':<10} {'state':<8} rows"]
@@ -111,11 +118,12 @@ def _rows(stage: str, config: RunConfig, counts: dict[str, Any]) -> str:
     cap = config.embed.max_pairs_per_user
     embedded = min(pairs, users * cap) if cap and pairs is not None and users is not None else pairs
     prompts = users + items if users is not None and items is not None else None
+    writes = config.llm.engine != "none"
     rows = {
         "ingest": at_most(pairs, "interactions"),
         "signal": f"{config.signal.epochs} epochs at most",
-        "profile": at_most(prompts, "prompts (items and users)"),
-        "negative": at_most(asked, "prompts (user-item pairs)"),
+        "profile": at_most(prompts, "prompts (items and users)" if writes else "composed texts, no prompts"),
+        "negative": at_most(asked, "prompts (user-item pairs)") if writes else at_most(items, "items, no prompts"),
         "finetune": f"{config.finetune.epochs} epochs over at most {config.finetune.max_triplets or 'all'} triplets",
         "embed": at_most(embedded, "texts (training pairs)"),
         "train": f"{config.train.epochs} epochs at most",

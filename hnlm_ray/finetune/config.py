@@ -65,8 +65,8 @@ class FinetuneConfig(Section):
     """Share of the steps over which the learning rate rises linearly; then it falls by a cosine to zero."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are clipped to this norm."""
-    epochs: int = Field(default=2, ge=1)
-    """Passes over the training triplets."""
+    epochs: int = Field(default=2, ge=0)
+    """Passes over the training triplets; 0 = the control `base-llm`: the encoder stays as it came."""
     patience: int | None = Field(default=None, ge=1)
     """Stop after so many epochs without a better validation loss; null: never early."""
     batch_size: int = Field(default=64, ge=2)

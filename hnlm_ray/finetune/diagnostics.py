@@ -29,7 +29,9 @@ def diagnose(ctx: "StageContext", texts: PairTexts, tuned: Any, dtype: str, num_
     table = ctx.input("finetune").read_table("validation.parquet").slice(0, _MAX_PAIRS)
     user_ids, item_ids, targets = (table[name].to_numpy() for name in ("user_id", "item_id", "hard_item_id"))
     held_out = _held_out_items(ctx.input("dataset").child("valid"), user_ids)
-    catalogue = _catalogue(texts.num_items, [item_ids, targets, held_out[held_out >= 0]], ctx.config.seed)
+    catalogue = _catalogue(
+        np.flatnonzero(texts.has_text), [item_ids, targets, held_out[held_out >= 0]], ctx.config.seed
+    )
     sample = TuneSample(
         user_ids,
         np.searchsorted(catalogue, item_ids),
@@ -61,9 +63,9 @@ def _held_out_items(valid: Folder, user_ids: np.ndarray) -> np.ndarray:
     return np.array([first.get(user, -1) for user in user_ids.tolist()])
 
 
-def _catalogue(num_items: int, needed: list[np.ndarray], seed: int) -> np.ndarray:
-    """Sorted item ids: all that are needed, filled up at random to `_MAX_ITEMS`."""
+def _catalogue(told: np.ndarray, needed: list[np.ndarray], seed: int) -> np.ndarray:
+    """Sorted item ids: all that are needed, filled up at random to `_MAX_ITEMS` with items `told` by a text."""
     kept = np.unique(np.concatenate(needed))
-    others = np.setdiff1d(np.arange(num_items), kept)
+    others = np.setdiff1d(told, kept)
     num_more = max(0, min(_MAX_ITEMS - len(kept), len(others)))
     return np.sort(np.concatenate([kept, np.random.default_rng(seed).permutation(others)[:num_more]]))

@@ -81,7 +81,12 @@ def _run_plan(task: EmbedTask, encoder: Any, num_engines: int, units: Sequence[P
 
 
 def embed_items(texts: PairTexts, encoder: Encoder, item_ids: np.ndarray, num_engines: int) -> np.ndarray:
-    """Vectors [len(item_ids), d] of catalogue items, in calls that keep every engine busy."""
-    calls = [item_ids[start : start + _TEXTS_PER_CALL] for start in range(0, len(item_ids), _TEXTS_PER_CALL)]
+    """Vectors [len(item_ids), d] of catalogue items, in calls that keep every engine busy; zero where no text is."""
+    told = texts.has_text[item_ids]
+    wanted = item_ids[told]
+    calls = [wanted[start : start + _TEXTS_PER_CALL] for start in range(0, len(wanted), _TEXTS_PER_CALL)]
     with ThreadPoolExecutor(_CALLS_PER_ENGINE * num_engines) as pool:
-        return np.concatenate(list(pool.map(lambda ids: encoder.embed(texts.items(ids)), calls)))
+        vectors = np.concatenate(list(pool.map(lambda ids: encoder.embed(texts.items(ids)), calls)))
+    emb = np.zeros((len(item_ids), vectors.shape[1]), np.float32)
+    emb[told] = vectors
+    return emb

@@ -103,10 +103,11 @@ def sample_vectors(texts: PairTexts, encoder: Any, num_rows: int, seed: int, num
         table = train.read_table(file, columns=["user_id", "item_id"])
         user_ids, item_ids = table["user_id"].to_numpy(), table["item_id"].to_numpy()
         drawn = pair_hash(user_ids, item_ids, seed) < share
+        drawn &= texts.has_text[item_ids]
         users.append(user_ids[drawn])
         items.append(item_ids[drawn])
     z_nd = encoder.embed(texts.queries(np.concatenate(users), np.concatenate(items)))
-    some_items = np.random.default_rng(seed).permutation(texts.num_items)[: len(z_nd)]
+    some_items = np.random.default_rng(seed).permutation(np.flatnonzero(texts.has_text))[: len(z_nd)]
     return np.concatenate([z_nd, embed_items(texts, encoder, some_items, num_engines)])
 
 

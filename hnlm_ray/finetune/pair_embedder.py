@@ -67,7 +67,7 @@ class UnitReport:
     rows: int
     """Pairs of the unit."""
     embedded: int
-    """Those of them that a cap per user let through."""
+    """Those of them whose item has text and that a cap per user let through."""
     text_s: float
     engine_s: float
     write_s: float
@@ -114,13 +114,15 @@ class PairEmbedder:
         return UnitReport(unit.num_rows, len(texts), text_s, engine_s, write_s)
 
     def pairs_of(self, unit: PairUnit) -> tuple[np.ndarray, np.ndarray]:
-        """user_ids and item_ids of the unit; with a cap, only those among the newest pairs of their user."""
+        """user_ids and item_ids of the unit whose item has text; with a cap, those among the newest of their user."""
         with self._train.fs.open_input_file(f"{self._train.path}/{unit.file}") as source:
             table = pq.ParquetFile(source).read_row_group(unit.row_group, columns=["user_id", "item_id"])
         table = table.slice(unit.start, unit.num_rows)
         user_ids, item_ids = table["user_id"].to_numpy(), table["item_id"].to_numpy()
+        told = self._texts.has_text[item_ids]
+        user_ids, item_ids = user_ids[told], item_ids[told]
         cap = self.task.max_pairs_per_user
-        if cap is None:
+        if cap is None or not len(user_ids):
             return user_ids, item_ids
         # a user's rows lie together, oldest first, but may go on in the next unit: read those of the unit's users
         everything = rows_of_users(self._train, user_ids, ["user_id", "item_id"])

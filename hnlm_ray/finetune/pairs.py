@@ -91,6 +91,11 @@ class PairTexts:
         """I."""
         return len(self._items[0])
 
+    @cached_property
+    def has_text(self) -> np.ndarray:
+        """Whether the catalogue tells anything of an item, bool [I]; of the others no vector is made."""
+        return np.array([bool(title or text) for title, text in zip(*self._items, strict=True)])
+
     def titles(self, item_ids: np.ndarray) -> list[str]:
         """Titles, empty where an item has none."""
         return [self._items[0][item] for item in item_ids.tolist()]

@@ -247,7 +247,8 @@ class Trainer:
             | ({} if train_loss is None else {"train_loss": train_loss})
             | metrics
         )
-        if state.epoch and metrics["validation_loss"] < state.best_loss:
+        counts = state.epoch > 0 or self.config.epochs == 0
+        if counts and metrics["validation_loss"] < state.best_loss:
             state.best_loss, state.best_epoch = metrics["validation_loss"], state.epoch
             best = checkpoint.full_parameters(self.engine.module)
             if rank() == 0:

@@ -74,5 +74,5 @@ def write_candidates(texts: PairTexts, config: FinetuneConfig, seed: int, out: F
     """Random catalogue items that a validation query has to find its p among."""
     if not out.exists("candidates.parquet"):
         rng = np.random.default_rng(seed)
-        item_ids = rng.permutation(texts.num_items)[: config.num_retrieval_candidates].astype(np.int32)
+        item_ids = rng.permutation(np.flatnonzero(texts.has_text))[: config.num_retrieval_candidates].astype(np.int32)
         out.write_table("candidates.parquet", pa.table({"item_id": item_ids, "text": texts.items(item_ids)}))

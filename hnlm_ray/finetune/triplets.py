@@ -66,11 +66,15 @@ class TripletMaker:
 
     @cached_property
     def _item_text_emb(self) -> np.ndarray:
-        """Untuned text embeddings of the catalogue, unit norm [I, d]."""
+        """Untuned text embeddings of the catalogue [I, d], unit norm; zero for items without text."""
         return Folder(self.sources.negatives).read_tensors("item_text_emb.safetensors")["item_text_emb"]
 
     def __call__(self, user_ids: np.ndarray, item_ids: np.ndarray) -> pa.Table:
-        """Triplets of the given training pairs, a table of `COLUMNS`."""
+        """Triplets of the given training pairs, a table of `COLUMNS`; none of an item without text."""
+        told = self.texts.has_text[item_ids]
+        user_ids, item_ids = user_ids[told], item_ids[told]
+        if not len(user_ids):
+            return self._with_texts([])
         positives = self._positives(user_ids)
         grounded = self._grounded(user_ids)
         items = np.unique(item_ids)
@@ -96,7 +100,7 @@ class TripletMaker:
     ) -> tuple[int, float, float, str] | None:
         candidates, first = np.unique(np.concatenate([llm, neighbors]), return_index=True)
         is_llm = first < len(llm)
-        unseen = ~np.isin(candidates, positives)
+        unseen = ~np.isin(candidates, positives) & self.texts.has_text[candidates]
         candidates, is_llm = candidates[unseen], is_llm[unseen]
         if not len(candidates):
             return None

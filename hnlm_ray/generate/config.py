@@ -34,8 +34,9 @@ class LLMConfig(Section):
     """`stand-in` (small model made on the spot), a local Hugging Face folder, or a Hub name such as `Qwen/Qwen3-8B`."""
     standin: StandinConfig = StandinConfig()
     """The small model that `stand-in` means."""
-    engine: Literal["vllm", "http"] = "vllm"
-    """`vllm`: engines inside Ray actors. `http`: an OpenAI-compatible endpoint that somebody else serves."""
+    engine: Literal["vllm", "http", "none"] = "vllm"
+    """`vllm`: engines inside Ray actors. `http`: an OpenAI-compatible endpoint that somebody else serves. `none`: no
+    generator; profiles are composed from the catalogue and there are no text negatives."""
     tokenizer: str = ""
     """Folder or Hub name of the tokenizer that counts the prompt's tokens; empty = the model's own."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

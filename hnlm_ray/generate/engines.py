@@ -111,7 +111,7 @@ class EngineManager:
 
     def preload(self) -> None:
         """Start a CPU host in the background, so that importing vLLM runs beside stages that need no model."""
-        if self._llm.engine == "vllm" and not self._llm.gpus_per_replica:
+        if self._llm.engine != "http" and not self._llm.gpus_per_replica:
             dispatcher, _ = self._pool("cpu")
             dispatcher.start.remote()
 

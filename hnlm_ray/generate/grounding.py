@@ -25,7 +25,7 @@ def exact_top_k(
 
     `excluded` = (offsets [N + 1], item ids): the items that query n must not get are
     `item_ids[offsets[n]:offsets[n + 1]]`. Where fewer than k items are left, the rest has id -1 and similarity -inf.
-    Equal similarities come in the order of the ids.
+    Equal similarities come in the order of the ids. An item whose vector is zero has no text and is never found.
     """
     num_queries, k = len(queries_Nd), min(k, len(items_Id))
     best_ids = np.full((num_queries, k), -1, np.int64)
@@ -47,6 +47,7 @@ def _block_top_k(
         block_scores = queries @ block.T
         inside = (excluded[1] >= start) & (excluded[1] < start + len(block))
         block_scores[query_of[inside], excluded[1][inside] - start] = -np.inf
+        block_scores[:, ~block.any(axis=1)] = -np.inf
         block_ids = np.broadcast_to(np.arange(start, start + len(block)), block_scores.shape)
         ids, scores = np.hstack([ids, block_ids]), np.hstack([scores, block_scores])
         if ids.shape[1] > k:

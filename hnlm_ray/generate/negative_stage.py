@@ -10,11 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hnlm_ray.generate.build_inputs import build_pair_inputs, is_large, load_item_texts
+from hnlm_ray.generate.composed import composed_summary
 from hnlm_ray.generate.engines import EngineGroup
 from hnlm_ray.generate.grounding import Positives, ground
 from hnlm_ray.generate.profile_stage import generator_group, summary_of
 from hnlm_ray.generate.prompting import load_template
-from hnlm_ray.generate.unit_worker import TextTask
+from hnlm_ray.generate.unit_worker import OUTPUT_FIELDS, TextTask
 from hnlm_ray.generate.units import check_failures, run_task
 from hnlm_ray.progress import Progress
 from hnlm_ray.store import Folder
@@ -30,6 +31,8 @@ def run(ctx: "StageContext") -> dict[str, Any]:
     llm, negative = ctx.config.llm, ctx.config.negative
     dataset, profiles, out = ctx.input("dataset"), ctx.input("profiles"), ctx.out("negatives")
     large = is_large(dataset)
+    if llm.engine == "none":
+        return _without_generator(ctx, dataset, profiles, out)
     inputs = out.child("inputs")
     build_pair_inputs(dataset, profiles, ctx.input("signal"), inputs, negative, llm, large)
     group = generator_group(ctx)
@@ -53,6 +56,18 @@ def run(ctx: "StageContext") -> dict[str, Any]:
         "grounding": _ground_all(ctx, dataset, profiles, out),
         "none_answers": pairs.failures.get("none", 0),
     }
+
+
+def _without_generator(ctx: "StageContext", dataset: Folder, profiles: Folder, out: Folder) -> dict[str, Any]:
+    """No text negatives, so that triplets take their candidates from semantic neighbours alone; the catalogue's texts
+    and vectors all the same."""
+    ids = {name: pa.array([], pa.int32()) for name in ("user_id", "item_id")}
+    empty = pa.table({**ids, **{name: pa.array([], kind) for name, kind in OUTPUT_FIELDS}})
+    out.child("pairs").write_table("part-000000.parquet", empty)
+    summary = summary_of({"pairs": composed_summary(out.child("pairs"), ctx.config.llm)}, 0.0)
+    headline = "no generator: no text negatives, candidates are semantic neighbours"
+    grounding = _ground_all(ctx, dataset, profiles, out)
+    return summary | {"headline": headline, "grounding": grounding, "none_answers": 0}
 
 
 def _ground_all(ctx: "StageContext", dataset: Folder, profiles: Folder, out: Folder) -> dict[str, Any]:
@@ -88,7 +103,8 @@ def _ground_all(ctx: "StageContext", dataset: Folder, profiles: Folder, out: Fol
 def _item_embeddings(
     encoder: EngineGroup, dataset: Folder, profiles: Folder, out: Folder, progress: Progress
 ) -> np.ndarray:
-    """item_text_emb [I, d]: title and P_i of every item; an item without a profile is told by its title alone."""
+    """item_text_emb [I, d]: title and P_i of every item; an item without a profile is told by its title alone, one
+    without either has the zero vector."""
     name = "item_text_emb.safetensors"
     if out.exists(name):
         return out.read_tensors(name)["item_text_emb"]
@@ -97,8 +113,11 @@ def _item_embeddings(
     table = pa.table({"item_id": np.arange(len(profile), dtype=np.int32), "title": texts.titles, "text": profile})
     out.child("item_texts").write_table("part-000000.parquet", table)
     joined = pc.utf8_trim_whitespace(pc.binary_join_element_wise(texts.titles, profile, ". ")).to_pylist()
-    progress.start(len(joined), "items", "embed")
-    item_emb = _embed(encoder, joined, progress)
+    progress.start(sum(map(bool, joined)), "items", "embed")
+    has_text = np.array([bool(text) for text in joined])
+    vectors = _embed(encoder, [text for text in joined if text], progress)
+    item_emb = np.zeros((len(joined), vectors.shape[1]), np.float32)
+    item_emb[has_text] = vectors
     out.write_tensors(name, {"item_text_emb": item_emb})
     return item_emb
 

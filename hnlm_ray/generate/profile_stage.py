@@ -4,6 +4,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from hnlm_ray.generate.build_inputs import build_item_inputs, build_user_inputs, is_large
+from hnlm_ray.generate.composed import compose_all
 from hnlm_ray.generate.engines import EngineGroup
 from hnlm_ray.generate.prompting import load_template
 from hnlm_ray.generate.unit_worker import TextTask
@@ -29,8 +30,14 @@ def run(ctx: "StageContext") -> dict[str, Any]:
     llm, profile = ctx.config.llm, ctx.config.profile
     dataset, out = ctx.input("dataset"), ctx.out("profiles")
     large = is_large(dataset)
-    group = generator_group(ctx)
+    group = generator_group(ctx) if llm.engine != "none" else None
     started = time.monotonic()
+
+    def write(kind: str, prompt: str, part: str, id_column: str) -> TaskSummary:
+        if group is None:
+            folders = out.child("inputs", part), out.child(part)
+            return compose_all(*folders, id_column, profile.max_words, llm, ctx.progress, part)
+        return run_task(task(kind, prompt, part, id_column), group, llm, ctx.progress, part, ctx.run.say)
 
     def task(kind: str, prompt: str, part: str, id_column: str) -> TextTask:
         return TextTask(
@@ -47,15 +54,15 @@ def run(ctx: "StageContext") -> dict[str, Any]:
         )
 
     build_item_inputs(dataset, out.child("inputs", "items"), profile, llm, large)
-    items = task("item_profile", profile.item_prompt, "items", "item_id")
-    item_summary = run_task(items, group, llm, ctx.progress, "items", ctx.run.say)
+    item_summary = write("item_profile", profile.item_prompt, "items", "item_id")
     check_failures(item_summary, "item profiles", profile.max_failed_fraction, "profile.max_failed_fraction")
 
     build_user_inputs(dataset, out, out.child("inputs", "users"), profile, llm, large)
-    users = task("user_profile", profile.user_prompt, "users", "user_id")
-    user_summary = run_task(users, group, llm, ctx.progress, "users", ctx.run.say)
+    user_summary = write("user_profile", profile.user_prompt, "users", "user_id")
     check_failures(user_summary, "user profiles", profile.max_failed_fraction, "profile.max_failed_fraction")
     summary = summary_of({"items": item_summary, "users": user_summary}, time.monotonic() - started)
+    if group is None:
+        summary["headline"] += ", composed from the catalogue without a generator"
     return summary | _quality(ctx, dataset, out, summary["headline"])
 
 

@@ -83,10 +83,14 @@ class GroundedSampler:
 def pool_from_vectors(
     vectors: PairVectors, item_text_emb: np.ndarray, interactions: Interactions, pool_size: int
 ) -> Pool:
-    """The `pool_size` items nearest to z by cosine, without the user's training items; none where z is missing."""
+    """The `pool_size` items nearest to z by cosine, without the user's training items; none where z is missing.
+
+    An item whose vector is zero has no text and is in no pool.
+    """
     num_pairs, num_items = interactions.num_pairs, interactions.num_items
     pool_size = min(pool_size, num_items)
     items = torch.nn.functional.normalize(torch.from_numpy(item_text_emb.astype(np.float32)), dim=-1)
+    untold = ~items.any(dim=1)
     pool = _mapped((num_pairs, pool_size))
     counts = np.zeros(num_pairs, np.int32)
     for start in range(0, num_pairs, _PAIRS_PER_BLOCK):
@@ -95,6 +99,7 @@ def pool_from_vectors(
         similarity = z[:, 0] @ items.T
         rows, seen = interactions.train.entries(interactions.user_ids[pair_ids])
         similarity[torch.from_numpy(rows), torch.from_numpy(seen.astype(np.int64))] = -torch.inf
+        similarity[:, untold] = -torch.inf
         similarity[~present[:, 0]] = -torch.inf
         best = similarity.topk(pool_size)
         usable = torch.isfinite(best.values).numpy()

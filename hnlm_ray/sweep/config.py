@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from hnlm_ray.config import RunConfig, apply_override, parse_config
+from hnlm_ray.config import RunConfig, load_with_section, parse_config
 from hnlm_ray.errors import UserError
 from hnlm_ray.settings import Section, operational
 
@@ -86,26 +85,7 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> tuple[RunConf
     Raises:
         UserError: the file is missing, has no section `sweep`, or one of its keys or values is not accepted.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise UserError(f"config {str(path)!r} does not exist: give a YAML file such as configs/sweeps/alignment.yaml")
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"config {str(path)!r} is no valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict) or "sweep" not in values:
-        raise UserError(f"config {str(path)!r} has no section `sweep`: see configs/sweeps/alignment.yaml")
-    values.setdefault("name", file.stem)
-    for override in overrides:
-        apply_override(values, override)
-    section = values.pop("sweep")
-    config = parse_config(values)
-    try:
-        sweep = SweepConfig.model_validate(section)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(["sweep", *map(str, first["loc"])])
-        raise UserError(f"config: {key}: {first['msg'].removeprefix('Value error, ')}") from None
+    config, sweep = load_with_section(path, overrides, "sweep", SweepConfig, "configs/sweeps/alignment.yaml")
     _check_keys(config, sweep)
     return config, sweep
 
@@ -118,7 +98,7 @@ def with_point(config: RunConfig, point: dict[str, Any]) -> RunConfig:
         node = values
         for parent in parents:
             if not isinstance(node.get(parent), dict):
-                raise UserError(f"sweep.space: {key!r} is no key of the config")
+                raise UserError(f"{key!r} is no key of the config")
             node = node[parent]
         node[leaf] = value
     return parse_config(values)

@@ -1,6 +1,5 @@
 """One trial: trains the recommender in its own process on the shared artifacts and reports every validation."""
 
-import functools
 import time
 from typing import Any
 
@@ -21,17 +20,15 @@ def run_trial(point: dict[str, Any], *, job: dict[str, Any]) -> None:
     counts as 0 and says why in `refused`. The training's checkpoint lies in the trial's folder, by the point's own
     name: where the sweep was killed, the same point goes on.
     """
-    import torch
     from ray import tune
 
     from hnlm_ray.recommend.checkpoint import Checkpoint
-    from hnlm_ray.recommend.fitting import build_trainer
-    from hnlm_ray.recommend.loops import load_llm_negatives
+    from hnlm_ray.recommend.on_artifacts import trainer_on
     from hnlm_ray.recommend.trainer import NonFiniteLossError
 
     sweep = SweepConfig.model_validate(job["sweep"])
     checkpoint = Checkpoint(Folder(job["trials"]).child(name_of(point)))
-    torch.set_num_threads(max(1, int(sweep.cpus_per_trial)))
+    num_threads = max(1, int(sweep.cpus_per_trial))
     started = time.perf_counter()
 
     def report(epoch: int, best_valid: float, **more: Any) -> None:
@@ -40,22 +37,12 @@ def run_trial(point: dict[str, Any], *, job: dict[str, Any]) -> None:
 
     try:
         config = with_point(parse_config(job["config"]), decode(sweep, point))
-        interactions = _interactions(job["artifacts"]["dataset"])
-        llm = load_llm_negatives(job["artifacts"], interactions, config.train, config.seed)
 
         def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
             if config.train.monitor in metrics:
                 report(epoch, trainer.state.best_metric, finished=False)
 
-        trainer = build_trainer(
-            interactions,
-            config.train,
-            config.seed,
-            llm,
-            device="cuda" if torch.cuda.is_available() else "cpu",
-            checkpoint=checkpoint,
-            on_epoch=on_epoch,
-        )
+        trainer = trainer_on(job["artifacts"], config.train, config.seed, checkpoint, num_threads, on_epoch)
         started = time.perf_counter()
         trainer.fit()
     except (UserError, NonFiniteLossError) as error:
@@ -63,11 +50,3 @@ def run_trial(point: dict[str, Any], *, job: dict[str, Any]) -> None:
     else:
         report(trainer.state.epoch, trainer.state.best_metric, finished=True)
     checkpoint.delete()
-
-
-@functools.lru_cache(maxsize=1)
-def _interactions(uri: str) -> Any:
-    """The data set, once per process: Tune hands one process many trials."""
-    from hnlm_ray.recommend.interactions import Interactions
-
-    return Interactions.load(Folder(uri))

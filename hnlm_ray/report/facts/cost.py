@@ -50,7 +50,12 @@ def notes(source: Source, parts: Mapping[str, Any]) -> list[str]:
     """What a reader must know before quoting a number; `parts`: the facts found so far."""
     found, config = [], source.config
     llm, data = parts.get("llm"), parts.get("data")
-    if llm and llm["model"] == "stand-in":
+    if llm and llm["engine"] == "none":
+        found.append(
+            "No generator: profiles are composed from the catalogue and from users' newest training items, there "
+            "are no text negatives, and triplets take their candidates from semantic neighbours alone."
+        )
+    elif llm and llm["model"] == "stand-in":
         found.append(
             "The generator is a stand-in: a small language model made on the spot from this catalogue, not a real LLM. "
             "Its profiles and negatives show that the pipeline works, not what an LLM knows. "

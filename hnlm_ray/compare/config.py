@@ -1,0 +1,132 @@
+"""A comparison's file: an ordinary run config with a section `compare`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from hnlm_ray.config import RunConfig, load_with_section
+from hnlm_ray.errors import UserError
+from hnlm_ray.settings import Section, operational
+from hnlm_ray.sweep.config import SEARCHED_SECTION, Dimension, with_point
+
+Kind = Literal["classical", "hnlm", "control", "rival", "outsider"]
+_EXAMPLE = "configs/compare/xrec_amazon_text.yaml"
+_SET_SECTIONS = ("train", "profile", "negative", "finetune", "embed", "encoder")
+"""Sections that a row may change. Data and warm-up signal are the same for all rows."""
+
+
+class RowConfig(Section):
+    """One method of the table."""
+
+    name: str = Field(pattern=r"^[\w.+=-]+$")
+    """What the table calls it."""
+    kind: Kind
+    """`classical` sampler; `hnlm` variant; `control` of an hnlm row; `rival` that uses text; `outsider`."""
+    set: dict[str, Any] = Field({})
+    """Dotted keys and values on top of the file's own, such as `train.sampler.kind: dns`."""
+    space: dict[str, Dimension] = Field({})
+    """Dotted keys below `train.` that are tuned on validation; empty: nothing is."""
+    of: str = ""
+    """Of a control: the hnlm row whose settings, those it was tuned to included, it takes over before its own `set`."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "RowConfig":
+        for key in self.set:
+            if key.partition(".")[0] not in _SET_SECTIONS or "." not in key:
+                raise ValueError(f"set: {key!r} is not accepted: keys begin with {', '.join(_SET_SECTIONS)} and a dot")
+        for key in self.space:
+            if not key.startswith(f"{SEARCHED_SECTION}."):
+                raise ValueError(f"space: {key!r} cannot be tuned; accepted: keys that begin with 'train.'")
+        if bool(self.of) != (self.kind == "control"):
+            raise ValueError(f"of={self.of!r} with kind={self.kind!r}: a control names its hnlm row, no other row does")
+        if self.of and self.space:
+            raise ValueError("space: a control takes over the tuned settings of its row and is not tuned itself")
+        return self
+
+
+class CompareConfig(Section):
+    """What is compared, and with which budget."""
+
+    rows: list[RowConfig] = Field(min_length=1)
+    """The methods, in the order of the table."""
+    trials: int = Field(8, ge=1)
+    """Settings that every row with a space tries on validation: the same number for each, drawn at random."""
+    tune_seed: int = Field(1000, ge=0)
+    """Seed of the draws and of the training of every trial."""
+    seeds: list[int] = Field([0, 1, 2, 3, 4], min_length=1)
+    """Seeds with which each row is trained at its best setting, and tested, once each."""
+    max_negatives: int = Field(50_000, ge=1)
+    """Training pairs of each run whose chosen negatives are looked at for false ones."""
+    cpus_per_run: float = operational(1.0, gt=0)
+    """CPUs that a training reserves, also its threads; a fraction packs several on one CPU."""
+    gpus_per_run: float = operational(0.0, ge=0)
+    """GPUs that a training reserves; a fraction packs several on one GPU."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "CompareConfig":
+        kinds = {row.name: row.kind for row in self.rows}
+        if len(kinds) < len(self.rows):
+            names = [row.name for row in self.rows]
+            raise ValueError(f"rows: {next(name for name in names if names.count(name) > 1)!r} is named twice")
+        for row in self.rows:
+            if row.of and kinds.get(row.of) != "hnlm":
+                accepted = ", ".join(name for name, kind in kinds.items() if kind == "hnlm") or "none in this file"
+                raise ValueError(f"rows: {row.name!r} is a control of {row.of!r}; accepted: hnlm rows ({accepted})")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds={self.seeds} names one twice")
+        if self.tune_seed in self.seeds:
+            raise ValueError(
+                f"tune_seed={self.tune_seed} is one of seeds: settings would be chosen on a run that counts"
+            )
+        return self
+
+    def row(self, name: str) -> RowConfig:
+        """The row of that name."""
+        return next(row for row in self.rows if row.name == name)
+
+
+def load_compare(path: str | Path, overrides: Sequence[str] = ()) -> tuple[RunConfig, CompareConfig]:
+    """Read a comparison's file; `compare.trials=4` overrides the comparison, any other key the run.
+
+    Raises:
+        UserError: the file is missing, has no section `compare`, or one of its keys or values is not accepted.
+    """
+    config, compare = load_with_section(path, overrides, "compare", CompareConfig, _EXAMPLE)
+    for row in compare.rows:
+        base = row_config(config, compare, row)
+        for key, dimension in row.space.items():
+            with_point(base, {key: dimension.example()})
+    return config, compare
+
+
+def reduced(compare: CompareConfig, rows: Sequence[str], seeds: Sequence[int], trials: int) -> CompareConfig:
+    """The comparison with only some rows or seeds, or fewer trials; what is empty or 0 stays as it is.
+
+    Raises:
+        UserError: a row is unknown, or a control is named without its row.
+    """
+    known = {row.name: row for row in compare.rows}
+    for name in rows:
+        if name not in known:
+            raise UserError(f"--rows {name!r} is no row of this comparison: there are {', '.join(known)}")
+        if known[name].of and known[name].of not in rows:
+            raise UserError(f"--rows {name!r} is a control of {known[name].of!r}: name that row as well")
+    kept = [row for row in compare.rows if not rows or row.name in rows]
+    values = {"rows": kept, "seeds": list(seeds) or compare.seeds, "trials": trials or compare.trials}
+    try:
+        return CompareConfig.model_validate(compare.model_dump() | {**values, "rows": [r.model_dump() for r in kept]})
+    except ValueError as error:
+        raise UserError(f"--seeds {','.join(map(str, seeds))} is not accepted: {error}") from None
+
+
+def row_config(
+    config: RunConfig, compare: CompareConfig, row: RowConfig, tuned: dict[str, Any] | None = None
+) -> RunConfig:
+    """The run config of a row. A control: its row's, that row's `tuned` setting, then the control's own switch."""
+    values = compare.row(row.of).set if row.of else {}
+    try:
+        return with_point(config, {**values, **(tuned or {}), **row.set} if row.of else {**row.set, **(tuned or {})})
+    except UserError as error:
+        raise UserError(f"compare.rows {row.name!r}: {error}") from None

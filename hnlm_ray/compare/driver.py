@@ -1,0 +1,100 @@
+"""`hnlm compare`: the shared stages once per distinct set, then all trials and seeds over Ray, then the table."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from hnlm_ray.compare.config import CompareConfig, load_compare, reduced, row_config
+from hnlm_ray.compare.outcome import Outcome, write_outcome
+from hnlm_ray.compare.runs import Runs, RunSpec, as_job, last_shared_stage, upstream_key
+from hnlm_ray.compare.training import train_and_judge
+from hnlm_ray.config import RunConfig
+from hnlm_ray.errors import UserError
+from hnlm_ray.pipeline import plan, run_pipeline
+from hnlm_ray.progress import Progress
+from hnlm_ray.runtime import cluster_resources, connected
+from hnlm_ray.store import Folder, RunDir
+
+_LOST_NODE_RETRIES = 3
+
+
+def compare(
+    config_path: str,
+    overrides: Sequence[str] = (),
+    run_dir: str = "",
+    *,
+    rows: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    trials: int = 0,
+    terminal: TextIO | None = None,
+) -> Outcome:
+    """Run a comparison, or what is left of it; `rows`, `seeds` and `trials` reduce it.
+
+    The results are written to the run directory and, unless reduced, beside the config as `NAME.results.json`.
+
+    Raises:
+        UserError: the file is not accepted, there are no validation data, or no room for a single training.
+    """
+    config, whole = load_compare(config_path, overrides)
+    wanted = reduced(whole, rows, seeds, trials)
+    target = RunDir(run_dir or f"runs/{config.name}")
+    runs = Runs(config, wanted, target)
+    with connected(config.runtime):
+        run_shared_stages(config, wanted, target, terminal)
+        dataset = target.artifact("dataset", runs.shared(config)["ingest"])
+        if not dataset.num_rows("valid") or not dataset.num_rows("test"):
+            raise UserError("a comparison needs validation and test data, and the data set lacks one: set data.split")
+        run_all(runs, terminal)
+    outcome = write_outcome(runs, config_path)
+    if wanted == whole:
+        beside = Path(config_path)
+        Folder(beside.parent).write_json(f"{beside.stem}.results.json", outcome.results)
+    return outcome
+
+
+def run_shared_stages(config: RunConfig, wanted: CompareConfig, target: RunDir, terminal: TextIO | None) -> None:
+    """The pipeline up to `train`, once for every set of settings before it that a row has."""
+    for row_of_stages in distinct_upstream(config, wanted):
+        until = last_shared_stage(row_of_stages)
+        if any(item.state != "done" for item in plan(row_of_stages, target, until)):
+            run_pipeline(row_of_stages, target.folder.uri, until=until, terminal=terminal)
+
+
+def distinct_upstream(config: RunConfig, wanted: CompareConfig) -> list[RunConfig]:
+    """One config per distinct set of stages before `train`; what is tuned lies below `train.` and does not count."""
+    configs = [row_config(config, wanted, row) for row in wanted.rows]
+    return list({upstream_key(found): found for found in configs}.values())
+
+
+def run_all(runs: Runs, terminal: TextIO | None) -> None:
+    """Every trial and seed that has no result yet, as many at a time as Ray has room for.
+
+    Raises:
+        UserError: there is no room for one.
+    """
+    import ray
+
+    settings, present = runs.compare, cluster_resources()
+    if present.cpus < settings.cpus_per_run or present.gpus < settings.gpus_per_run:
+        raise UserError(
+            f"a training needs {settings.cpus_per_run:g} CPUs and {settings.gpus_per_run:g} GPUs, and there are "
+            f"{present.cpus:g} and {present.gpus:g}: lower compare.cpus_per_run or compare.gpus_per_run"
+        )
+    remote = ray.remote(num_cpus=settings.cpus_per_run, num_gpus=settings.gpus_per_run, max_retries=_LOST_NODE_RETRIES)(
+        train_and_judge
+    )
+    progress = Progress("compare", terminal)
+    progress.start(runs.num_total(), unit="runs")
+    progress.update(counted := runs.num_done())
+    in_flight: dict[Any, RunSpec] = {}
+    try:
+        while todo := runs.open():
+            flying = {run.name for run in in_flight.values()}
+            in_flight |= {remote.remote(as_job(run)): run for run in todo if run.name not in flying}
+            (ready,), _ = ray.wait(list(in_flight), num_returns=1)
+            ray.get(ready)
+            del in_flight[ready]
+            progress.update(runs.num_done() - counted)
+            counted = runs.num_done()
+    finally:
+        progress.close()
