@@ -168,9 +168,11 @@ def _llm_negatives(data: Interactions, seed: int) -> LlmNegatives:
     vectors = rng.standard_normal((num_vectors, VECTOR_DIM)).astype(np.float16)
     row_of_pair = rng.integers(0, num_vectors, data.num_pairs).astype(np.int32)
     pool = rng.integers(0, data.num_items, (data.num_pairs, POOL_SIZE)).astype(np.int32)
-    flat = np.zeros((data.num_users, 1), np.float32), np.zeros((data.num_items, 1), np.float32)
     return LlmNegatives(
-        from_arrays(vectors, row_of_pair, data), Pool(pool, np.full(data.num_pairs, POOL_SIZE, np.int32)), *flat
+        vectors=from_arrays(vectors, row_of_pair, data),
+        pool=Pool(pool, np.full(data.num_pairs, POOL_SIZE, np.int32)),
+        user_emb=np.zeros((data.num_users, 1), np.float32),
+        item_emb=np.zeros((data.num_items, 1), np.float32),
     )
 
 
