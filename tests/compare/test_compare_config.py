@@ -1,0 +1,55 @@
+"""What a comparison's file may say, and what is refused in words."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from compare_world import CONFIG
+
+from hnlm_ray.compare.config import load_compare, reduced
+from hnlm_ray.errors import UserError
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "compare").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_file_of_the_project_is_accepted(path: Path) -> None:
+    _, compare = load_compare(path)
+    kinds = {row.kind for row in compare.rows}
+    assert {"classical", "hnlm", "control", "outsider"} <= kinds
+
+
+def changed(folder: Path, **values: Any) -> Path:
+    path = folder / "changed.yaml"
+    path.write_text(yaml.safe_dump({**CONFIG, "compare": {**CONFIG["compare"], **values}}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"rows": [{"name": "a", "kind": "control", "of": "b"}]}, "'a' is a control of 'b'; accepted: hnlm rows"),
+        ({"rows": [{"name": "a", "kind": "control"}]}, "a control names its hnlm row"),
+        ({"rows": [{"name": "a", "kind": "classical"}] * 2}, "'a' is named twice"),
+        ({"rows": [{"name": "a", "kind": "classical", "set": {"data.path": "x"}}]}, "set: 'data.path' is not accepted"),
+        ({"rows": [{"name": "a", "kind": "classical", "set": {"train.sampel": 1}}]}, "did you mean 'train.sampler'"),
+        ({"rows": [{"name": "a", "kind": "classical", "space": {"seed": {"choice": [1, 2]}}}]}, "cannot be tuned"),
+        ({"tune_seed": 1}, "tune_seed=1 is one of seeds"),
+        ({"seeds": [1, 1]}, "names one twice"),
+        ({"trails": 3}, "compare.trails"),
+    ],
+)
+def test_refused_in_words(tmp_path: Path, values: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words.replace("(", r"\(")):
+        load_compare(changed(tmp_path, **values))
+
+
+def test_reducing(tmp_path: Path) -> None:
+    _, compare = load_compare(changed(tmp_path))
+    assert [row.name for row in reduced(compare, ["hybrid", "window-only"], [], 0).rows] == ["hybrid", "window-only"]
+    assert reduced(compare, [], [], 0) == compare
+    with pytest.raises(UserError, match="name that row as well"):
+        reduced(compare, ["window-only"], [], 0)
+    with pytest.raises(UserError, match="'nobody' is no row"):
+        reduced(compare, ["nobody"], [], 0)
