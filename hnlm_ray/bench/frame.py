@@ -42,6 +42,7 @@ class Bench(NamedTuple):
 BENCHES = {
     "ingest": Bench("hnlm_ray.bench.ingest", threads=2),
     "generate": Bench("hnlm_ray.bench.generate", threads=2),
+    "grounding": Bench("hnlm_ray.bench.grounding", threads=2),
     "finetune": Bench("hnlm_ray.bench.finetune", threads=2),
     "embed": Bench("hnlm_ray.bench.embed", threads=2),
     "train": Bench("hnlm_ray.bench.train", threads=1),

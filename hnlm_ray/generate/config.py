@@ -178,6 +178,9 @@ class NegativeConfig(_PromptedSection):
     """Most pairs over all; 0 = no limit. Users take turns, so that a limit shortens everybody's list."""
     num_grounded: int = Field(default=20, ge=1)
     """Catalogue items kept per negative, nearest first."""
+    ann_above_items: int = Field(default=50_000, ge=1_000)
+    """Catalogues of more items are searched by compressed codes (faiss) instead of item by item: faster from here on
+    (`hnlm bench grounding`); its recall against the exact search is measured on a sample and stands in the summary."""
     max_prompt_tokens: int = Field(default=0, ge=0)
     """Longest prompt; 0 = what `llm.max_model_len` leaves beside the answer."""
     max_new_tokens: int = Field(default=128, ge=8)

@@ -13,6 +13,7 @@ from hnlm_ray.generate.build_inputs import build_pair_inputs, is_large, load_ite
 from hnlm_ray.generate.composed import composed_summary
 from hnlm_ray.generate.engines import EngineGroup
 from hnlm_ray.generate.grounding import Positives, ground
+from hnlm_ray.generate.nearest import NearestItems
 from hnlm_ray.generate.profile_stage import generator_group, summary_of
 from hnlm_ray.generate.prompting import load_template
 from hnlm_ray.generate.unit_worker import OUTPUT_FIELDS, TextTask
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from hnlm_ray.pipeline import StageContext
 
 _TEXTS_PER_CALL = 256
+_RECALL_SHARDS, _RECALL_TEXTS = 16, 16
+"""Shards, and negatives of each, on which an approximate search is compared with the exact one."""
 
 
 def run(ctx: "StageContext") -> dict[str, Any]:
@@ -79,6 +82,7 @@ def _ground_all(ctx: "StageContext", dataset: Folder, profiles: Folder, out: Fol
     encoder.prepare()
     ready_s = time.monotonic() - started
     item_emb = _item_embeddings(encoder, dataset, profiles, out, ctx.progress)
+    items = NearestItems(item_emb, ctx.config.negative.ann_above_items)
     positives = Positives.load(dataset)
     shards = out.child("pairs").names(".parquet")
     todo = sorted(set(shards) - set(out.child("grounded").names(".parquet")))
@@ -86,8 +90,8 @@ def _ground_all(ctx: "StageContext", dataset: Folder, profiles: Folder, out: Fol
     ctx.progress.update(len(shards) - len(todo))
     for shard in todo:
         answers = out.child("pairs").read_table(shard)
-        texts = answers.filter(pc.equal(answers["status"], "ok"))["text"].to_pylist()
-        grounded = ground(answers, _embed(encoder, texts), item_emb, positives, ctx.config.negative.num_grounded)
+        vectors = _embed(encoder, _usable_texts(answers))
+        grounded = ground(answers, vectors, items, positives, ctx.config.negative.num_grounded)
         out.child("grounded").write_table(shard, grounded)
         ctx.progress.update(1)
     nearest = out.read_table("grounded", columns=["rank", "similarity"])
@@ -96,8 +100,25 @@ def _ground_all(ctx: "StageContext", dataset: Folder, profiles: Folder, out: Fol
         "encoder_ready_s": round(ready_s, 2),
         "seconds": round(time.monotonic() - started, 2),
         "grounded_pairs": len(nearest),
+        "search": "exact" if items.is_exact else "approximate",
+        "recall_of_search": _recall(encoder, items, out, ctx.config.negative.num_grounded),
         "mean_similarity_of_nearest": round(pc.mean(nearest).as_py() or 0.0, 4) if len(nearest) else 0.0,
     }
+
+
+def _usable_texts(answers: pa.Table) -> list[str]:
+    texts: list[str] = answers.filter(pc.equal(answers["status"], "ok"))["text"].to_pylist()
+    return texts
+
+
+def _recall(encoder: EngineGroup, items: NearestItems, out: Folder, num_grounded: int) -> float:
+    """Recall of the search against the exact one, on a sample of the negatives from several shards."""
+    if items.is_exact:
+        return 1.0
+    shards = sorted(out.child("pairs").names(".parquet"))
+    sampled = shards[:: -(-len(shards) // _RECALL_SHARDS)]
+    texts = [text for shard in sampled for text in _usable_texts(out.child("pairs").read_table(shard))[:_RECALL_TEXTS]]
+    return round(items.recall(_embed(encoder, texts), num_grounded), 4) if texts else 1.0
 
 
 def _item_embeddings(

@@ -1,0 +1,66 @@
+"""Grounding as the stage does it: the search that the catalogue's size asks for, and what the summary says of it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from hnlm_ray.bench.grounding import text_like_vectors
+from hnlm_ray.config import parse_config
+from hnlm_ray.generate.negative_stage import _ground_all
+from hnlm_ray.progress import Progress
+from hnlm_ray.store import Folder
+
+NUM_ITEMS, NUM_USERS = 1_200, 40
+VECTORS = text_like_vectors(NUM_ITEMS, np.random.default_rng(0))
+
+
+class NumberEncoder:
+    """Gives the text `item 17` the vector of item 17."""
+
+    plan = SimpleNamespace(replicas=(1, 1))
+
+    def prepare(self) -> None:
+        pass
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        return VECTORS[[int(text.removesuffix(".").split()[-1]) for text in texts]]
+
+
+def context(root: Path, ann_above_items: int) -> Any:
+    """A data set in which user u has bought item u, and for which the model names item u + 1 to every user."""
+    numbers, users = np.arange(NUM_ITEMS, dtype=np.int32), np.arange(NUM_USERS, dtype=np.int32)
+    dataset, profiles, out = (Folder(root / name) for name in ("dataset", "profiles", "negatives"))
+    titles = [f"item {number}" for number in numbers]
+    dataset.child("items").write_table("part-0.parquet", pa.table({"item_id": numbers, "title": titles}))
+    dataset.child("users").write_table("part-0.parquet", pa.table({"user_id": users}))
+    dataset.child("train").write_table("part-0.parquet", pa.table({"user_id": users, "item_id": users}))
+    failed = ["failed"] * NUM_ITEMS
+    told = pa.table({"item_id": numbers, "text": [""] * NUM_ITEMS, "status": failed})
+    profiles.child("items").write_table("part-0.parquet", told)
+    texts = [f"item {user + 1}" for user in users]
+    pairs = pa.table({"user_id": users, "item_id": users, "text": texts, "status": ["ok"] * NUM_USERS})
+    out.child("pairs").write_table("part-000000.parquet", pairs)
+    config = parse_config({"negative": {"ann_above_items": ann_above_items}})
+    engines = SimpleNamespace(encoder=lambda _: NumberEncoder())
+    return SimpleNamespace(config=config, engines=engines, progress=Progress("test")), dataset, profiles, out
+
+
+@pytest.mark.parametrize(("ann_above_items", "search"), [(1_200, "exact"), (1_199, "approximate")])
+def test_large_catalogues_are_searched_by_codes_and_the_recall_is_told(
+    tmp_path: Path, ann_above_items: int, search: str
+) -> None:
+    summary = _ground_all(*context(tmp_path, ann_above_items))
+    assert summary["search"] == search
+    assert summary["recall_of_search"] >= 0.99
+    assert summary["grounded_pairs"] == NUM_USERS
+    table = Folder(tmp_path / "negatives").read_table("grounded").to_pylist()
+    assert len(table) == 20 * NUM_USERS
+    assert all(row["negative_item_id"] != row["user_id"] for row in table), "a training positive is no negative"
+    nearest = [row for row in table if row["rank"] == 0]
+    assert [row["negative_item_id"] for row in nearest] == [row["user_id"] + 1 for row in nearest]
+    assert all(row["similarity"] == pytest.approx(1.0, abs=1e-5) for row in nearest)
