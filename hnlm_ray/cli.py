@@ -109,6 +109,7 @@ def _compare(options: argparse.Namespace) -> int:
     set_environment()
     from hnlm_ray.compare.config import load_compare
     from hnlm_ray.compare.driver import compare
+    from hnlm_ray.compare.readme import update_readme
     from hnlm_ray.compare.table import table
     from hnlm_ray.console import quiet_libraries
 
@@ -119,7 +120,9 @@ def _compare(options: argparse.Namespace) -> int:
     reduction = {"rows": options.rows, "seeds": options.seeds, "trials": options.trials}
     with quiet_libraries(log_file) as terminal:
         outcome = compare(options.config, options.set, run_dir, **reduction, terminal=terminal)
-    print(f"\n{table(outcome.results)}\n\nresults: {outcome.folder.uri}/results.json")
+    print(f"\n{table(outcome.results)}\n\nreport: {outcome.folder.uri}/report.html")
+    if options.readme:
+        update_readme(Path(options.readme), Path(options.config).parent)
     return 0
 
 
@@ -203,6 +206,7 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--rows", metavar="A,B", type=_names, default=[], help="only these rows")
     compare.add_argument("--seeds", metavar="0,1", type=_integers, default=[], help="only these seeds")
     compare.add_argument("--trials", metavar="N", type=int, default=0, help="settings that each row tries")
+    compare.add_argument("--readme", metavar="FILE", help="also write the tables of all kept results into this file")
     compare.set_defaults(command=_compare)
 
     submit = commands.add_parser("submit", help="run on a cluster, as a Ray job")

@@ -55,6 +55,7 @@ STAGES = (
         ("negative", "llm", "encoder"),
         ("ingest", "profile", "signal"),
         ("negatives",),
+        2,
     ),
     Stage(
         "finetune",

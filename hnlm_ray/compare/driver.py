@@ -1,11 +1,14 @@
 """`hnlm compare`: the shared stages once per distinct set, then all trials and seeds over Ray, then the table."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 from hnlm_ray.compare.config import CompareConfig, load_compare, reduced, row_config
-from hnlm_ray.compare.outcome import Outcome, write_outcome
+from hnlm_ray.compare.outcome import collect, results_of
+from hnlm_ray.compare.page import render
+from hnlm_ray.compare.readme import RESULTS_SUFFIX
 from hnlm_ray.compare.runs import Runs, RunSpec, as_job, last_shared_stage, upstream_key
 from hnlm_ray.compare.training import train_and_judge
 from hnlm_ray.config import RunConfig
@@ -16,6 +19,14 @@ from hnlm_ray.runtime import cluster_resources, connected
 from hnlm_ray.store import Folder, RunDir
 
 _LOST_NODE_RETRIES = 3
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished comparison: its numbers, and the folder with `results.json` and `report.html`."""
+
+    folder: Folder
+    results: dict[str, Any]
 
 
 def compare(
@@ -45,11 +56,19 @@ def compare(
         if not dataset.num_rows("valid") or not dataset.num_rows("test"):
             raise UserError("a comparison needs validation and test data, and the data set lacks one: set data.split")
         run_all(runs, terminal)
-    outcome = write_outcome(runs, config_path)
+    outcome = Outcome(target.folder.child("compare"), results_of(runs, collect(runs), _shown(config_path)))
+    outcome.folder.write_json("results.json", outcome.results)
+    outcome.folder.write_bytes("report.html", render(outcome.results).encode())
     if wanted == whole:
         beside = Path(config_path)
-        Folder(beside.parent).write_json(f"{beside.stem}.results.json", outcome.results)
+        Folder(beside.parent).write_json(beside.stem + RESULTS_SUFFIX, outcome.results)
     return outcome
+
+
+def _shown(config_path: str) -> str:
+    """The path as a reader of the results finds it: below the working directory, else the file's name alone."""
+    path, here = Path(config_path).absolute(), Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else path.name
 
 
 def run_shared_stages(config: RunConfig, wanted: CompareConfig, target: RunDir, terminal: TextIO | None) -> None:

@@ -37,14 +37,6 @@ class Finding:
     trial_results: list[dict[str, Any]]
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """A finished comparison."""
-
-    folder: Folder
-    results: dict[str, Any]
-
-
 def collect(runs: Runs) -> list[Finding]:
     """The findings of every row, in the order of the file."""
     return [_finding(runs, row) for row in runs.compare.rows]
@@ -79,15 +71,6 @@ def best_on_validation(findings: Sequence[Finding], kind: str) -> Finding | None
     """The row of `kind` whose seeds are best on validation, on average; the test set has no say."""
     of_kind = [finding for finding in findings if finding.row.kind == kind]
     return max(of_kind, key=lambda finding: float(finding.valid.mean())) if of_kind else None
-
-
-def write_outcome(runs: Runs, config_path: str) -> Outcome:
-    """Write `compare/results.json` and `compare/report.html` of the run directory; returns what they show."""
-    findings = collect(runs)
-    folder = runs.run_dir.folder.child("compare")
-    results = results_of(runs, findings, config_path)
-    folder.write_json("results.json", results)
-    return Outcome(folder, results)
 
 
 def results_of(runs: Runs, findings: Sequence[Finding], config_path: str) -> dict[str, Any]:

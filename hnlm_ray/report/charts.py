@@ -123,6 +123,19 @@ def horizontal_bars(labels: Sequence[str], values: Sequence[float], xlabel: str,
 
 
 @mpl.rc_context(_STYLE)
+def intervals(labels: Sequence[str], means: Sequence[float], spreads: Sequence[float], xlabel: str) -> str:
+    """One mean per label from top to bottom, with its spread to both sides; the axis shows where they differ."""
+    figure, axes = _figure(width=2 * _WIDTH, height=max(1.2, 0.24 * len(labels) + 0.5))
+    places = range(len(labels))
+    axes.errorbar(means, places, xerr=spreads, fmt="o", color=_SERIES[0], markersize=4, elinewidth=1.4, capsize=2)
+    axes.set_yticks(places, labels)
+    axes.tick_params(axis="y", length=0)
+    axes.invert_yaxis()
+    axes.grid(visible=True, axis="x")
+    return _finish(figure, axes, xlabel, "")
+
+
+@mpl.rc_context(_STYLE)
 def histogram(
     histograms: Mapping[str, Mapping[str, Sequence[float]]],
     xlabel: str,

@@ -18,14 +18,20 @@ _SCORES = ("recall@", "ndcg@", "accuracy@")
 
 def render(report: Mapping[str, Any]) -> str:
     """The whole page. Every text is escaped by the template; only our own plots enter as markup."""
-    environment = Environment(
+    drawn, tiles = plots(report), headline(report)
+    return environment().get_template(_TEMPLATE).render(report=report, plots=drawn, headline=tiles)
+
+
+def environment() -> Environment:
+    """What every page is rendered with: text escaped, a missing name an error, numbers in words."""
+    made = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
+    made.filters |= {
         "number": number,
         "duration": duration,
         "percent": percent,
@@ -33,7 +39,7 @@ def render(report: Mapping[str, Any]) -> str:
         "words": words,
         "by_k": by_k,
     }
-    return environment.get_template(_TEMPLATE).render(report=report, plots=plots(report), headline=headline(report))
+    return made
 
 
 def headline(report: Mapping[str, Any]) -> list[tuple[str, str]]:

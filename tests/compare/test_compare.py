@@ -13,9 +13,12 @@ from scipy import stats
 from hnlm_ray.compare import training
 from hnlm_ray.compare.config import reduced
 from hnlm_ray.compare.outcome import best_on_validation, collect, results_of
+from hnlm_ray.compare.page import render
+from hnlm_ray.compare.readme import BEGIN, END, RESULTS_SUFFIX, load_results, section, update_readme
 from hnlm_ray.compare.runs import RESULT_FILE, Runs, as_job
 from hnlm_ray.compare.table import table
 from hnlm_ray.compare.training import train_and_judge
+from hnlm_ray.errors import UserError
 from hnlm_ray.recommend.samplers.base import Batch
 from hnlm_ray.recommend.trainer import Trainer
 from hnlm_ray.store import Folder, RunDir
@@ -160,3 +163,38 @@ def test_a_reduced_comparison_shares_the_runs(runs: Runs) -> None:
     assert found["best_hnlm"] is None
     assert row(found, "rns")["sd"]["recall@20"] is None
     assert "rns" in table(found)
+
+
+def test_the_page_shows_the_results_and_nothing_foreign(results: dict[str, Any]) -> None:
+    named = results | {"name": "<script>alert(1)</script>"}
+    page = render(named)
+    assert "<script" not in page
+    for found in results["rows"]:
+        assert f"{found['mean']['ndcg@20']:.4f}" in page
+        assert found["method"] in page
+    assert page.count("<svg") == 4
+
+
+def test_the_readme_gets_what_the_results_give(results: dict[str, Any], tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    Folder(tmp_path).write_json("tiny" + RESULTS_SUFFIX, results)
+    update_readme(readme, tmp_path)
+    text = readme.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "old" not in text
+    for found in results["rows"]:
+        assert f"| {found['mean']['recall@20']:.4f} ± {found['sd']['recall@20']:.4f} |" in text
+    update_readme(readme, tmp_path)
+    assert readme.read_text() == text
+    readme.write_text("no place")
+    with pytest.raises(UserError, match="has no place"):
+        update_readme(readme, tmp_path)
+
+
+def test_the_project_s_readme_is_generated() -> None:
+    root = Path(__file__).parents[2]
+    text = (root / "README.md").read_text()
+    written = text.partition(BEGIN)[2].partition(END)[0]
+    assert written.strip() == section(load_results(root / "configs" / "compare")).strip()
