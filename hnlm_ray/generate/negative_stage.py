@@ -133,12 +133,12 @@ def _item_embeddings(
     profile = pc.fill_null(texts.profiles, "")
     table = pa.table({"item_id": np.arange(len(profile), dtype=np.int32), "title": texts.titles, "text": profile})
     out.child("item_texts").write_table("part-000000.parquet", table)
-    joined = pc.utf8_trim_whitespace(pc.binary_join_element_wise(texts.titles, profile, ". ")).to_pylist()
-    progress.start(sum(map(bool, joined)), "items", "embed")
-    has_text = np.array([bool(text) for text in joined])
-    vectors = _embed(encoder, [text for text in joined if text], progress)
-    item_emb = np.zeros((len(joined), vectors.shape[1]), np.float32)
-    item_emb[has_text] = vectors
+    has_text = pc.or_(pc.not_equal(texts.titles, ""), pc.not_equal(profile, ""))
+    joined = pc.utf8_trim_whitespace(pc.binary_join_element_wise(texts.titles, profile, ". ")).filter(has_text)
+    progress.start(len(joined), "items", "embed")
+    vectors = _embed(encoder, joined.to_pylist(), progress)
+    item_emb = np.zeros((len(profile), vectors.shape[1]), np.float32)
+    item_emb[has_text.to_numpy(zero_copy_only=False)] = vectors
     out.write_tensors(name, {"item_text_emb": item_emb})
     return item_emb
 

@@ -11,7 +11,7 @@ import pytest
 
 from hnlm_ray.bench.grounding import text_like_vectors
 from hnlm_ray.config import parse_config
-from hnlm_ray.generate.negative_stage import _ground_all
+from hnlm_ray.generate.negative_stage import _ground_all, _without_generator
 from hnlm_ray.progress import Progress
 from hnlm_ray.store import Folder
 
@@ -64,3 +64,19 @@ def test_large_catalogues_are_searched_by_codes_and_the_recall_is_told(
     nearest = [row for row in table if row["rank"] == 0]
     assert [row["negative_item_id"] for row in nearest] == [row["user_id"] + 1 for row in nearest]
     assert all(row["similarity"] == pytest.approx(1.0, abs=1e-5) for row in nearest)
+
+
+def test_without_a_generator_there_are_no_text_negatives_and_items_without_text_have_no_vector(tmp_path: Path) -> None:
+    ctx, dataset, profiles, out = context(tmp_path, 1_200)
+    out.child("pairs").delete()
+    titles = [None if number % 3 == 0 else f"item {number}" for number in range(NUM_ITEMS)]
+    items = pa.table({"item_id": np.arange(NUM_ITEMS, dtype=np.int32), "title": pa.array(titles, pa.string())})
+    dataset.child("items").write_table("part-0.parquet", items)
+    summary = _without_generator(ctx, dataset, profiles, out)
+    assert out.num_rows("pairs") == out.num_rows("grounded") == 0
+    assert (summary["rows"], summary["failed"], summary["grounding"]["grounded_pairs"]) == (0, 0, 0)
+    assert summary["headline"].startswith("no generator")
+    item_text_emb = out.read_tensors("item_text_emb.safetensors")["item_text_emb"]
+    textless = np.arange(NUM_ITEMS) % 3 == 0
+    assert not item_text_emb[textless].any()
+    np.testing.assert_allclose(item_text_emb[~textless], VECTORS[~textless], atol=1e-6)
