@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hnlm_ray.compare.config import RowConfig
+from hnlm_ray.compare.config import RowConfig, row_config
 from hnlm_ray.compare.runs import Runs, RunSpec
 from hnlm_ray.report.analysis import false_rate_at_equal_hardness, holm, paired_p_value
 from hnlm_ray.store import Folder
@@ -35,6 +35,8 @@ class Finding:
     """What each seed's run wrote"""
     folders: list[Folder]
     trial_results: list[dict[str, Any]]
+    shared_s: float
+    """Seconds of the stages before `train` that it rests on"""
 
 
 def collect(runs: Runs) -> list[Finding]:
@@ -58,7 +60,14 @@ def _finding(runs: Runs, row: RowConfig) -> Finding:
         results=results,
         folders=folders,
         trial_results=[_done(runs, run) for run in runs.trials(row)],
+        shared_s=_shared_seconds(runs, row),
     )
+
+
+def _shared_seconds(runs: Runs, row: RowConfig) -> float:
+    fingerprints = runs.shared(row_config(runs.config, runs.compare, row))
+    entries = [runs.run_dir.entry(stage, fingerprint) for stage, fingerprint in fingerprints.items()]
+    return sum(entry.seconds for entry in entries if entry)
 
 
 def _done(runs: Runs, run: RunSpec) -> dict[str, Any]:
@@ -150,6 +159,7 @@ def _row(
             [_only(result, "epochs", "epochs_to_95", "seconds_to_95") for result in finding.results]
         ),
         "cost": {
+            "shared_s": finding.shared_s,
             "training_s": float(np.mean([result["training_s"] for result in finding.results])),
             "tuning_s": float(sum(result["seconds"] for result in finding.trial_results)),
             "num_trials": len(finding.trial_results),

@@ -75,13 +75,14 @@ def _sections(results: Mapping[str, Any]) -> list[Section]:
         ),
         Section(
             "Convergence and cost",
-            "Epochs and seconds of training until validation reaches 95 % of its best, means over seeds.",
-            ["method", "epochs", "epochs to 95 %", "s to 95 %", "s per training", "s of tuning", "trials"],
+            "Epochs and seconds of training until validation reaches 95 % of its best, means over seeds. "
+            "Before: the stages before the training, which rows share.",
+            ["method", "epochs", "epochs to 95 %", "s to 95 %", "s per training", "s of tuning", "trials", "s before"],
             [
                 [
                     row["method"],
                     *(row["convergence"][name] for name in ("epochs", "epochs_to_95", "seconds_to_95")),
-                    *(row["cost"][name] for name in ("training_s", "tuning_s", "num_trials")),
+                    *(row["cost"][name] for name in ("training_s", "tuning_s", "num_trials", "shared_s")),
                 ]
                 for row in rows
             ],

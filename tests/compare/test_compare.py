@@ -81,6 +81,7 @@ def test_every_row_has_its_runs(runs: Runs, results: dict[str, Any]) -> None:
     for found in results["rows"]:
         assert found["seeds"] == [0, 1]
         assert 0 < found["mean"]["recall@20"] <= 1
+        assert found["cost"]["shared_s"] > 0
     assert results["data_fingerprint"] == runs.shared(runs.config)["ingest"]
 
 
