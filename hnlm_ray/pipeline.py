@@ -63,6 +63,7 @@ STAGES = (
         ("finetune", "encoder", "seed"),
         ("ingest", "profile", "signal", "negative"),
         ("finetune",),
+        2,
     ),
     Stage(
         "embed",

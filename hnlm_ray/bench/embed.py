@@ -14,7 +14,7 @@ from hnlm_ray.bench.frame import Bar, BenchOptions, Measurement, paired_values
 from hnlm_ray.bench.pair_data import write_pair_data
 
 _MAX_LENGTH = 96
-_UNIT_ROWS = 512
+_UNIT_ROWS = 256
 
 
 def measure(options: BenchOptions) -> Measurement:
@@ -38,7 +38,7 @@ def measure(options: BenchOptions) -> Measurement:
     dtype = str(fast_dtype("cpu")).removeprefix("torch.")
     source, template = encoder_source("minilm"), TextTemplate(_MAX_LENGTH, "neighbors", 3, 8)
     with tempfile.TemporaryDirectory() as folder, connected(config.runtime):
-        sources = write_pair_data(Path(folder) / "data", 60 if options.quick else 400, 300, 10, options.seed)
+        sources = write_pair_data(Path(folder) / "data", 20 if options.quick else 200, 300, 10, options.seed)
         engines = EngineManager(config)
         try:
             group = engines.encoder(source, pooling="mean", max_length=_MAX_LENGTH, dtype=dtype)

@@ -1,17 +1,20 @@
 """Benchmark `finetune`: the DeepSpeed trainer against a plain PyTorch loop over the same batches, MiniLM with LoRA.
 
 `ratio_to_plain_loop` compares tokens/s after start-up; `time_to_first_step_s` is that of a fresh process: imports,
-model, tokenisation, DeepSpeed and one step (Ray's own start is not in it).
+model, tokenisation, DeepSpeed and one step (Ray's own start is not in it). `step_memory_gb` is what that step adds to
+the memory of the process, `chunked_step_memory_gb` the same with GradCache, an eighth of the batch at a time.
 """
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ import numpy as np
 
 from hnlm_ray.bench.frame import Bar, BenchOptions, Measurement, paired_values
 from hnlm_ray.bench.pair_data import write_pair_data
+from hnlm_ray.runtime import GB
 
 _MAX_LENGTH = 96
 _SETTINGS: dict[str, Any] = {"batch_size": 32, "lr": 5e-4, "zero_stage": 2}
@@ -30,10 +34,11 @@ def measure(options: BenchOptions) -> Measurement:
     import torch
 
     torch.set_num_threads(options.threads)
-    steps = 2 if options.quick else 6
+    steps = 1 if options.quick else 3
     with tempfile.TemporaryDirectory() as folder:
         job = make_job(Path(folder), 200 if options.quick else 1500, options.seed)
-        first_step_s = _time_to_first_step(job, options.threads)
+        first = _first_step(job, options.threads)
+        chunked = _first_step(_in_chunks(job), options.threads)
         with process_group():
             ours, plain = OurLoop(job), PlainLoop(job)
             tokens = paired_values(lambda: ours.tokens_per_s(steps), lambda: plain.tokens_per_s(steps), options.repeats)
@@ -43,10 +48,12 @@ def measure(options: BenchOptions) -> Measurement:
         "plain_loop_tokens_per_s": tokens.baseline,
         "first_loss": first_loss,
         "plain_loop_first_loss": plain_loss,
+        "step_memory_gb": first["step_memory_gb"],
+        "chunked_step_memory_gb": chunked["step_memory_gb"],
     }
     bars = [
         Bar("ratio_to_plain_loop", tokens.ratio, 0.9),
-        Bar("time_to_first_step_s", first_step_s, 40.0, better="lower"),
+        Bar("time_to_first_step_s", first["seconds"], 40.0, better="lower"),
     ]
     return Measurement(figures, bars, [f"precision {str(ours.trainer.dtype).removeprefix('torch.')}; one rank"])
 
@@ -150,15 +157,21 @@ class PlainLoop(OurLoop):
         return loss.item()
 
 
-def _time_to_first_step(job: Any, threads: int) -> float:
-    """Seconds from the start of a Python process to the end of its first step."""
-    started = time.perf_counter()
+def _in_chunks(job: Any) -> Any:
+    return replace(job, config=job.config | {"chunk_size": _SETTINGS["batch_size"] // 8})
+
+
+def _first_step(job: Any, threads: int) -> dict[str, float]:
+    """Seconds from the start of a Python process to the end of its first step, and the memory that the step added."""
+    started = time.time()
     command = [sys.executable, "-m", "hnlm_ray.bench.finetune", json.dumps(vars(job)), str(threads)]
-    subprocess.run(command, check=True, capture_output=True, timeout=600)
-    return time.perf_counter() - started
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=600)
+    found = json.loads(done.stdout.splitlines()[-1])
+    return {"seconds": found["done_at"] - started, "step_memory_gb": found["step_memory_gb"]}
 
 
-def _first_step(job_json: str, threads: str) -> None:
+def _in_fresh_process(job_json: str, threads: str) -> None:
+    import psutil
     import torch
 
     from hnlm_ray.finetune.trainer import TrainJob
@@ -166,8 +179,12 @@ def _first_step(job_json: str, threads: str) -> None:
     torch.set_num_threads(int(threads))
     with process_group():
         loop = OurLoop(TrainJob(**json.loads(job_json)))
+        before_gb = psutil.Process().memory_info().rss / GB
         loop.step(loop.batches[0])
+        done_at = time.time()
+    peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GB
+    print(json.dumps({"done_at": done_at, "step_memory_gb": peak_gb - before_gb}))
 
 
 if __name__ == "__main__":
-    _first_step(*sys.argv[1:])
+    _in_fresh_process(*sys.argv[1:])

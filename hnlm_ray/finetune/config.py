@@ -26,7 +26,7 @@ class LoRAConfig(Section):
     alpha: int = Field(default=64, ge=1)
     """The update is scaled by alpha / r."""
     dropout: float = Field(default=0.05, ge=0, lt=1)
-    """Dropout on the adapter's input while training."""
+    """Dropout on the adapter's input while training; the frozen encoder drops nothing."""
     targets: Literal["auto"] | list[str] = "auto"
     """Names of the linear layers that get an adapter; 'auto': the q, k, v and o projections, found per architecture."""
 

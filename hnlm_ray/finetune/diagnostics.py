@@ -22,7 +22,10 @@ _MAX_ITEMS = 2000
 
 
 def diagnose(ctx: "StageContext", texts: PairTexts, tuned: Any, dtype: str, num_engines: int) -> dict[str, Any]:
-    """`{"base": figures, "tuned": figures, "num_pairs", "num_items", "window"}` of one run."""
+    """`{"base": figures, "tuned": figures, "num_pairs", "num_items", "window"}` of one run.
+
+    Both encoders embed the same texts anew, at full width: what is stored may be reduced.
+    """
     spec = EncoderSpec.from_json(ctx.input("finetune").read_json("encoder.json"))
     source = encoder_source(spec.base_model)
     base = ctx.engines.encoder(source, pooling=spec.pooling, max_length=spec.max_length, dtype=dtype)

@@ -167,6 +167,7 @@ def make_encoder(spec: EncoderSpec, config: FinetuneConfig, dtype: torch.dtype, 
     backbone: Any = load_backbone(encoder_source(spec.base_model), dtype)
     if config.method == "lora":
         lora = config.lora
+        _switch_own_dropout_off(backbone)
         targets = lora_targets(backbone) if lora.targets == "auto" else lora.targets
         torch.manual_seed(seed)
         backbone = get_peft_model(
@@ -174,6 +175,13 @@ def make_encoder(spec: EncoderSpec, config: FinetuneConfig, dtype: torch.dtype, 
             LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets),
         )
     return TextEncoder(backbone, spec.pooling)
+
+
+def _switch_own_dropout_off(backbone: nn.Module) -> None:
+    """What is frozen cannot overfit: only the adapter's input is dropped (decoders have no dropout of their own)."""
+    for module in backbone.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
 
 
 def fast_dtype(device: str) -> torch.dtype:

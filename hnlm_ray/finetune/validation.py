@@ -55,7 +55,8 @@ class Validation:
         engine.eval()
         triplets, rows = self.triplets, self.rows
         q_nd = self._embed(engine, [triplets.queries[row] for row in rows])
-        n_nd = self._embed(engine, [triplets.items[row] for row in triplets.item_rows[rows]])
+        n_rows, n_of_row = np.unique(triplets.item_rows[rows], return_inverse=True)
+        n_nd = self._embed(engine, [triplets.items[row] for row in n_rows])[torch.as_tensor(n_of_row)]
         candidates_cd = self._embed(engine, self._sequences)
         p_nd = candidates_cd[torch.as_tensor(self._target_of_row, device=candidates_cd.device)]
         loss = self._loss(q_nd, p_nd, n_nd)

@@ -6,11 +6,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from transformers import AutoModel
+from transformers import AutoConfig, AutoModel
 
 from hnlm_ray.errors import UserError
 from hnlm_ray.finetune.batches import Texts, epoch_batches, split_rows
-from hnlm_ray.finetune.config import EncoderConfig
+from hnlm_ray.finetune.config import EncoderConfig, FinetuneConfig, LoRAConfig
 from hnlm_ray.finetune.encoder import (
     TextEncoder,
     default_pooling,
@@ -19,6 +19,7 @@ from hnlm_ray.finetune.encoder import (
     load_backbone,
     load_tokenizer,
     lora_targets,
+    make_encoder,
     make_spec,
     pad_batch,
     pool,
@@ -48,6 +49,40 @@ def test_architectures_find_their_pooling_and_targets(bert: str, llama: str) -> 
     assert default_pooling(llama) == "last"
     assert lora_targets(AutoModel.from_pretrained(bert)) == ["query", "key", "value", "attention.output.dense"]
     assert lora_targets(AutoModel.from_pretrained(llama)) == ["q_proj", "k_proj", "v_proj", "o_proj"]
+
+
+_SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 9}
+_ENDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+
+
+@pytest.mark.parametrize(
+    ("kind", "own_names", "targets"),
+    [
+        ("qwen2", {}, ["q_proj", "k_proj", "v_proj", "o_proj"]),
+        ("qwen3", {"head_dim": 16}, ["q_proj", "k_proj", "v_proj", "o_proj"]),
+        ("phi3", _ENDS, ["qkv_proj", "o_proj"]),
+        ("gpt_neox", {}, ["query_key_value", "attention.dense"]),
+        ("gpt2", _ENDS, ["attn.c_attn", "attn.c_proj"]),
+        ("opt", {"word_embed_proj_dim": 32}, ["q_proj", "k_proj", "v_proj", "out_proj"]),
+        ("mpnet", {}, ["attn.q", "attn.k", "attn.v", "attn.o"]),
+        ("distilbert", {"dim": 32, "n_heads": 2}, ["q_lin", "k_lin", "v_lin", "out_lin"]),
+        ("modernbert", _ENDS | {"cls_token_id": 1, "sep_token_id": 2}, ["Wqkv", "attn.Wo"]),
+    ],
+)
+def test_targets_of_other_architectures(kind: str, own_names: dict[str, int], targets: list[str]) -> None:
+    assert lora_targets(AutoModel.from_config(AutoConfig.for_model(kind, **_SMALL, **own_names))) == targets
+
+
+def test_only_the_adapter_drops_while_training(bert: str) -> None:
+    batch = pad_batch([[5, 6, 7], [8]], pad_id=0)
+    spec = make_spec(EncoderConfig(model=bert, max_length=64), TextTemplate(64, "none", 3, 8))
+    still = make_encoder(spec, FinetuneConfig(lora=LoRAConfig(dropout=0.0)), torch.float32, seed=0)
+    assert torch.equal(still.train()(batch)[0], still.eval()(batch)[0])
+    dropping = make_encoder(spec, FinetuneConfig(lora=LoRAConfig(dropout=0.5)), torch.float32, seed=0).train()
+    for name, value in dropping.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(value)
+    assert not torch.equal(dropping(batch)[0], dropping(batch)[0])
 
 
 def test_unknown_architecture_names_its_layers() -> None:
