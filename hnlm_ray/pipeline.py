@@ -48,14 +48,14 @@ class Stage:
 STAGES = (
     Stage("ingest", "hnlm_ray.ingest.stage:run", ("data", "seed"), (), ("dataset", "quarantine")),
     Stage("signal", "hnlm_ray.recommend.signal_stage:run", ("signal", "seed"), ("ingest",), ("signal",)),
-    Stage("profile", "hnlm_ray.generate.profile_stage:run", ("profile", "llm"), ("ingest",), ("profiles",), 2),
+    Stage("profile", "hnlm_ray.generate.profile_stage:run", ("profile", "llm"), ("ingest",), ("profiles",), 3),
     Stage(
         "negative",
         "hnlm_ray.generate.negative_stage:run",
         ("negative", "llm", "encoder"),
         ("ingest", "profile", "signal"),
         ("negatives",),
-        2,
+        3,
     ),
     Stage(
         "finetune",

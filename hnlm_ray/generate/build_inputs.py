@@ -17,6 +17,7 @@ from hnlm_ray.generate.inputs import (
     pair_rows,
     ranges,
     read_range,
+    told_titles,
     user_rows,
     write_ranges,
 )
@@ -34,9 +35,9 @@ def is_large(dataset: Folder, single_node_rows: int = SINGLE_NODE_ROWS) -> bool:
 
 def load_item_texts(dataset: Folder, profiles: Folder) -> ItemTexts:
     """Titles and profiles of all items: the one table that every process holds (some 300 bytes per item)."""
-    items = dataset.read_table("items", columns=["item_id", "title"])
+    items = dataset.read_table("items", columns=["item_id", "title", "title_source"])
     everything = (0, items.num_rows)
-    titles = pc.fill_null(items.sort_by("item_id")["title"].combine_chunks(), "")
+    titles = told_titles(items.sort_by("item_id"))
     return ItemTexts(titles, ok_texts(profiles, "items", "item_id", everything))
 
 

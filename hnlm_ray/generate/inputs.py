@@ -98,7 +98,7 @@ def item_rows(items: pa.Table, reviews: pa.Array | None, *, use_supplied: bool) 
     description = _filled(items["description"])
     borrowed = pc.and_(pc.equal(description, ""), pc.not_equal(text, ""))
     description = pc.if_else(borrowed, text, description)
-    title, brand = _filled(items["title"]), _filled(items["brand"])
+    title, brand = told_titles(items), _filled(items["brand"])
     categories = _one_array(items["categories"])
     if reviews is None:
         reviews = pa.nulls(num_items, pa.list_(pa.string()))
@@ -124,6 +124,12 @@ def item_rows(items: pa.Table, reviews: pa.Array | None, *, use_supplied: bool) 
             "given": given,
         }
     )
+
+
+def told_titles(items: pa.Table) -> pa.Array:
+    """Titles of a table of items, empty where the data have none: a name made of the item's key tells nothing."""
+    by_key = pc.equal(pc.cast(_one_array(items["title_source"]), pa.string()), "key")
+    return pc.if_else(by_key, "", _filled(items["title"]))
 
 
 def newest_reviews(item_ids: np.ndarray, timestamps: np.ndarray, reviews: pa.Array, ids: Range, most: int) -> pa.Array:

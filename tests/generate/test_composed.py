@@ -25,7 +25,8 @@ def write_dataset(root: Folder) -> Folder:
     dataset = root.child("dataset")
     items = {
         "item_id": pa.array(range(3), pa.int32()),
-        "title": ["Dune", "Emma", None],
+        "title": ["Dune", "Emma", "item C"],
+        "title_source": ["title", "title", "key"],
         "brand": [None, "Austen", None],
         "categories": pa.array([None, ["novel", "wit"], None], pa.list_(pa.string())),
         "description": pa.array([None, None, None], pa.string()),

@@ -43,6 +43,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Folder]:
         {
             "item_id": pa.array(range(NUM_ITEMS), pa.int32()),
             "title": [f"title {n}" if n else None for n in range(NUM_ITEMS)],
+            "title_source": ["title" if n else "key" for n in range(NUM_ITEMS)],
             "brand": pa.nulls(NUM_ITEMS, pa.string()),
             "categories": pa.array([["a", "b"] if n % 3 == 0 and n else None for n in range(NUM_ITEMS)]),
             "description": [f"says {n}" if n % 4 == 1 else None for n in range(NUM_ITEMS)],

@@ -31,12 +31,18 @@ class NumberEncoder:
         return VECTORS[[int(text.removesuffix(".").split()[-1]) for text in texts]]
 
 
+def items_table(titles: list[str], nameless: int = NUM_ITEMS + 1) -> pa.Table:
+    """Items of which every `nameless`-th is called by its key alone."""
+    sources = ["title" if number % nameless or nameless > NUM_ITEMS else "key" for number in range(NUM_ITEMS)]
+    return pa.table({"item_id": np.arange(NUM_ITEMS, dtype=np.int32), "title": titles, "title_source": sources})
+
+
 def context(root: Path, ann_above_items: int) -> Any:
     """A data set in which user u has bought item u, and for which the model names item u + 1 to every user."""
     numbers, users = np.arange(NUM_ITEMS, dtype=np.int32), np.arange(NUM_USERS, dtype=np.int32)
     dataset, profiles, out = (Folder(root / name) for name in ("dataset", "profiles", "negatives"))
     titles = [f"item {number}" for number in numbers]
-    dataset.child("items").write_table("part-0.parquet", pa.table({"item_id": numbers, "title": titles}))
+    dataset.child("items").write_table("part-0.parquet", items_table(titles))
     dataset.child("users").write_table("part-0.parquet", pa.table({"user_id": users}))
     dataset.child("train").write_table("part-0.parquet", pa.table({"user_id": users, "item_id": users}))
     failed = ["failed"] * NUM_ITEMS
@@ -69,9 +75,7 @@ def test_large_catalogues_are_searched_by_codes_and_the_recall_is_told(
 def test_without_a_generator_there_are_no_text_negatives_and_items_without_text_have_no_vector(tmp_path: Path) -> None:
     ctx, dataset, profiles, out = context(tmp_path, 1_200)
     out.child("pairs").delete()
-    titles = [None if number % 3 == 0 else f"item {number}" for number in range(NUM_ITEMS)]
-    items = pa.table({"item_id": np.arange(NUM_ITEMS, dtype=np.int32), "title": pa.array(titles, pa.string())})
-    dataset.child("items").write_table("part-0.parquet", items)
+    dataset.child("items").write_table("part-0.parquet", items_table([f"item {n}" for n in range(NUM_ITEMS)], 3))
     summary = _without_generator(ctx, dataset, profiles, out)
     assert out.num_rows("pairs") == out.num_rows("grounded") == 0
     assert (summary["rows"], summary["failed"], summary["grounding"]["grounded_pairs"]) == (0, 0, 0)
