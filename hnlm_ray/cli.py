@@ -99,7 +99,8 @@ def _tune(options: argparse.Namespace) -> int:
     print(f"log: {log_file}", flush=True)
     with quiet_libraries(log_file) as terminal:
         outcome = tune(options.config, options.set, run_dir, terminal)
-    print(f"\n{outcome.table()}\n\nwinner: {outcome.folder.uri}/winner.yaml")
+    print(f"\n{outcome.table()}\n\n{len(outcome.rows)} trials: {outcome.overhead_s:.1f} s each beside training")
+    print(f"winner: {outcome.folder.uri}/winner.yaml")
     return 0
 
 

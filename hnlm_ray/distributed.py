@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +23,9 @@ _PROGRESS_FILE = "progress.json"
 _live_progress: Progress | None = None
 """Set while a loop runs in the driver's own process; workers go through the progress file instead."""
 _last_report_at = 0.0
+_MOST_REPORTS = 500
+"""Reports that the progress file holds; it is read every second, so that none is missed."""
+_reports: list[tuple[int, dict[str, float]]] = []
 
 
 def rank() -> int:
@@ -48,9 +52,12 @@ def report(out: Folder, metrics: dict[str, float], *, done: int, total: int) -> 
         return
     if _live_progress is not None:
         _live_progress.reach(done, total, metrics)
-    elif time.monotonic() - _last_report_at > 1.0 or done >= total:
+        return
+    _reports.append((done, metrics))
+    del _reports[:-_MOST_REPORTS]
+    if time.monotonic() - _last_report_at > 1.0 or done >= total:
         _last_report_at = time.monotonic()
-        out.write_json(_PROGRESS_FILE, {"done": done, "total": total, "metrics": metrics})
+        out.write_json(_PROGRESS_FILE, {"total": total, "reports": _reports})
 
 
 def run_training(
@@ -122,17 +129,26 @@ def _in_this_process(progress: Progress) -> Iterator[None]:
 @contextmanager
 def _polling(out: Folder, progress: Progress) -> Iterator[None]:
     finished = threading.Event()
+    reached = 0
+
+    def look() -> None:
+        nonlocal reached
+        if out.exists(_PROGRESS_FILE):
+            state = out.read_json(_PROGRESS_FILE)
+            for done, metrics in state["reports"]:
+                if done > reached:  # a restarted group repeats what came after its checkpoint
+                    progress.reach(done, state["total"], metrics)
+                    reached = done
 
     def poll() -> None:
         while not finished.wait(1.0):
-            if out.exists(_PROGRESS_FILE):
-                state = out.read_json(_PROGRESS_FILE)
-                progress.reach(state["done"], state["total"], state["metrics"])
+            look()
 
-    thread = threading.Thread(target=poll, name="training-progress", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        finished.set()
-        thread.join()
+    with ThreadPoolExecutor(1, thread_name_prefix="training-progress") as pool:
+        polling = pool.submit(poll)
+        try:
+            yield
+        finally:
+            finished.set()
+        polling.result()  # a tracker that cannot be reached is no secret
+        look()

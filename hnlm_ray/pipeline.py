@@ -17,15 +17,18 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import yaml
 
+from hnlm_ray.cluster.timeline import NodeCounts, NodeTimeline
 from hnlm_ray.config import RunConfig
 from hnlm_ray.errors import UserError
 from hnlm_ray.ingest.source import check, input_fingerprint
 from hnlm_ray.memory import MemoryMonitor
 from hnlm_ray.progress import Progress
 from hnlm_ray.store import Folder, ManifestEntry, RunDir
+from hnlm_ray.tracking import numbers_of, observed
 
 if TYPE_CHECKING:
     from hnlm_ray.generate.engines import EngineManager
+    from hnlm_ray.tracking import Observer
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,8 @@ class Run:
     config: RunConfig
     terminal: TextIO | None = None
     started_at: float = field(default_factory=time.monotonic)
+    observers: "list[Observer]" = field(default_factory=list)
+    """Ray's metrics and the trackers of the config."""
 
     @cached_property
     def engines(self) -> "EngineManager":
@@ -201,7 +206,7 @@ def run_stages(config: RunConfig, run_dir: RunDir, planned: Sequence[PlannedStag
     fingerprints = {item.stage.name: item.fingerprint for item in planned}
     if any(item.stage.name in _USE_ENGINES and item.state != "done" for item in planned):
         run.engines.preload()
-    with MemoryMonitor() as memory:
+    with MemoryMonitor() as memory, NodeTimeline() as nodes:
         for number, item in enumerate(planned, start=1):
             label = f"[{number}/{len(planned)}] {item.stage.name}"
             if item.entry is not None:
@@ -209,15 +214,17 @@ def run_stages(config: RunConfig, run_dir: RunDir, planned: Sequence[PlannedStag
                 run.say(f"{label}: done before")
                 continue
             run.say(label + (": goes on" if item.state == "partial" else ""))
-            progress = Progress(item.stage.name, run.terminal)
+            progress = Progress(item.stage.name, run.terminal, run.observers)
             memory.restart()
-            started = time.monotonic()
+            started, began_at = time.monotonic(), time.time()
             try:
                 summary = _function(item.stage)(StageContext(config, run_dir, fingerprints, progress, run))
             finally:
                 progress.close()
             seconds = time.monotonic() - started
-            run_dir.commit(_entry(item, summary, seconds, memory.peak_gb))
+            run_dir.commit(_entry(item, summary, seconds, memory.peak_gb, nodes.since(began_at)))
+            figures = {"seconds": seconds, "peak_memory_gb": memory.peak_gb}
+            progress.finish(figures | numbers_of(summary.get("metrics", {})))
             run.say(f"{label}: {_headline(summary)}{seconds:.1f} s, peak {memory.peak_gb:.1f} GB")
     publish(run_dir, fingerprints)
 
@@ -248,10 +255,11 @@ def run_pipeline(
     with connected(config.runtime):
         if not config.runtime.is_local():
             preflight(needed, cluster_resources())
-        try:
-            run_stages(config, target, planned, run)
-        finally:
-            run.close()
+        with observed(config, target) as run.observers:
+            try:
+                run_stages(config, target, planned, run)
+            finally:
+                run.close()
     return target
 
 
@@ -299,7 +307,13 @@ def _function(stage: Stage) -> Callable[[StageContext], dict[str, Any]]:
     return function
 
 
-def _entry(item: PlannedStage, summary: dict[str, Any], seconds: float, peak_memory_gb: float) -> ManifestEntry:
+def _entry(
+    item: PlannedStage,
+    summary: dict[str, Any],
+    seconds: float,
+    peak_memory_gb: float,
+    nodes: list[tuple[float, NodeCounts]],
+) -> ManifestEntry:
     return ManifestEntry(
         stage=item.stage.name,
         fingerprint=item.fingerprint,
@@ -308,6 +322,7 @@ def _entry(item: PlannedStage, summary: dict[str, Any], seconds: float, peak_mem
         seconds=round(seconds, 3),
         peak_memory_gb=round(peak_memory_gb, 3),
         completed_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        nodes=nodes,
     )
 
 

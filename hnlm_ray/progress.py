@@ -1,10 +1,13 @@
-"""One live progress line per stage, on the terminal that the user sees."""
+"""One live progress line per stage, on the terminal that the user sees, and whoever else wants to hear of it."""
 
 import sys
-from collections.abc import Mapping
-from typing import TextIO
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, TextIO
 
 from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from hnlm_ray.tracking import Observer
 
 _BAR = "{desc} {bar:20} {n_fmt}/{total_fmt} {unit} {rate_fmt} {elapsed}<{remaining}{postfix}"
 
@@ -12,8 +15,9 @@ _BAR = "{desc} {bar:20} {n_fmt}/{total_fmt} {unit} {rate_fmt} {elapsed}<{remaini
 class Progress:
     """The progress of one stage: rows, rows/s, tokens/s, ETA and failures in one line."""
 
-    def __init__(self, stage: str, stream: TextIO | None = None) -> None:
+    def __init__(self, stage: str, stream: TextIO | None = None, observers: "Sequence[Observer]" = ()) -> None:
         self._stage = stage
+        self._observers = observers
         self._stream = stream or sys.stderr
         self._bar: tqdm | None = None
         self._tokens = 0
@@ -43,6 +47,11 @@ class Progress:
 
     def update(self, rows: int = 0, *, tokens: int = 0, failed: int = 0, note: str = "") -> None:
         """Count finished rows, their tokens and how many of them failed."""
+        for observer in self._observers:
+            observer.count(self._stage, rows, tokens, failed)
+        self._show(rows, tokens, failed, note)
+
+    def _show(self, rows: int, tokens: int, failed: int, note: str) -> None:
         if self._bar is None:
             self.start(None)
         assert self._bar is not None
@@ -60,8 +69,15 @@ class Progress:
             self.start(total, unit="steps")
         assert self._bar is not None
         self._bar.total = total
+        for observer in self._observers:
+            observer.reach(self._stage, done, metrics)
         note = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-        self.update(done - self._bar.n, note=note)
+        self._show(done - self._bar.n, 0, 0, note)
+
+    def finish(self, metrics: Mapping[str, float]) -> None:
+        """Tell the observers that the stage is complete, with its last figures."""
+        for observer in self._observers:
+            observer.finish(self._stage, metrics)
 
     def close(self) -> None:
         """End the line and leave it on the screen."""

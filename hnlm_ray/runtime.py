@@ -6,10 +6,11 @@ The only place that reads or sets environment variables for Ray and the librarie
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import psutil
 from pydantic import Field
@@ -33,6 +34,7 @@ _ENVIRONMENT = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # one line per stage is ours
     "TOKENIZERS_PARALLELISM": "false",  # forks after threads would only warn
     "GOMP_SPINCOUNT": SPIN_COUNT,
+    "MLFLOW_ALLOW_FILE_STORE": "true",  # a folder of runs needs no server
 }
 
 
@@ -56,6 +58,13 @@ class RuntimeConfig(Section):
     """Whether each training worker takes a GPU."""
     max_failures: int = Field(3, ge=0)
     """Restarts of a training after lost workers, before the run gives up."""
+    trackers: tuple[Literal["mlflow", "tensorboard"], ...] = ()
+    """Where curves of rows, tokens, losses and metrics go beside Ray's own metrics: `[mlflow, tensorboard]`, or one."""
+    mlflow_uri: str = ""
+    """Tracking server (`http://host:5000`) or folder of `mlflow`; empty = `mlruns` in the run directory. A server's
+    login comes from the environment, as MLflow reads it."""
+    tensorboard_dir: str = ""
+    """Folder of the event files of `tensorboard`; empty = `tensorboard` in the run directory, where that is local."""
 
     def train_threads(self) -> int:
         """Compute threads of one training process."""
@@ -119,7 +128,7 @@ def cluster_resources() -> Resources:
     return Resources(total.get("CPU", 0.0), total.get("GPU", 0.0), total.get("memory", 0.0) / GB, float("inf"))
 
 
-def preflight(demands: list[Demand], present: Resources) -> None:
+def preflight(demands: Sequence[Demand], present: Resources) -> None:
     """Refuse a plan that can never be scheduled, with the numbers, instead of letting it hang."""
     for demand in demands:
         need = demand.resources

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +182,8 @@ class ManifestEntry:
     seconds: float
     peak_memory_gb: float
     completed_at: str
+    nodes: list[tuple[float, dict[str, int]]] = field(default_factory=list)
+    """(Unix time, living nodes by kind) when the stage began, and at every change while it ran."""
 
 
 class RunDir:

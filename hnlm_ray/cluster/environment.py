@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,8 +26,15 @@ def engine_of(config: RunConfig) -> Engine:
     return "gpu" if config.llm.gpus_per_replica > 0 or config.runtime.use_gpu else "cpu"
 
 
-def pinned_packages(engine: Engine) -> list[str]:
+def extras_of(config: RunConfig) -> tuple[str, ...]:
+    """The optional parts of `hnlm-ray` that a job needs: its engine, and `track` where the config names trackers."""
+    return (engine_of(config), *(["track"] if config.runtime.trackers else []))
+
+
+def pinned_packages(engine: Engine, extras: Sequence[str] = ()) -> list[str]:
     """`name==version` of everything that `hnlm-ray[cpu]` or `hnlm-ray[gpu]` needs, in the lock file's versions.
+
+    `extras` are further optional parts.
 
     Raises:
         UserError: there is no lock file, since this is no checkout.
@@ -39,22 +47,22 @@ def pinned_packages(engine: Engine) -> list[str]:
             "made from cluster/Dockerfile"
         )
     pins, wanted_by = _read_lock(lock.read_text(encoding="utf-8"))
-    needed = _needed(_direct(root, engine) & set(pins), wanted_by)
+    needed = _needed(_direct(root, (engine, *extras)) & set(pins), wanted_by)
     return [pins[name] for name in sorted(needed) if name not in _ALREADY_THERE]
 
 
-def runtime_packages(engine: Engine) -> dict[str, Any]:
+def runtime_packages(config: RunConfig) -> dict[str, Any]:
     """The `uv` field of a Ray runtime environment. The list is complete, so nothing is resolved on the nodes."""
+    engine, extras = engine_of(config), extras_of(config)[1:]
     options = ["--no-deps", *(["--torch-backend=cpu"] if engine == "cpu" else [])]
-    return {"packages": pinned_packages(engine), "uv_pip_install_options": options}
+    return {"packages": pinned_packages(engine, extras), "uv_pip_install_options": options}
 
 
-def _direct(root: Path, engine: Engine) -> set[str]:
-    """Names that the package itself asks for, with the engine's extra and without the test tools."""
+def _direct(root: Path, extras: Sequence[str]) -> set[str]:
+    """Names that the package itself asks for, with its `extras`."""
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return {
-        _normal(Requirement(text).name) for text in project["dependencies"] + project["optional-dependencies"][engine]
-    }
+    texts = [*project["dependencies"], *(text for extra in extras for text in project["optional-dependencies"][extra])]
+    return {_normal(Requirement(text).name) for text in texts}
 
 
 def _read_lock(text: str) -> tuple[dict[str, str], dict[str, set[str]]]:

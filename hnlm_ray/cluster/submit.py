@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 import yaml
 
 import hnlm_ray
-from hnlm_ray.cluster.environment import engine_of, runtime_packages
+from hnlm_ray.cluster.environment import extras_of, runtime_packages
 from hnlm_ray.cluster.package import Package, copy_package, look_through
 from hnlm_ray.config import RunConfig, load_config
 from hnlm_ray.errors import UserError
@@ -179,7 +179,7 @@ def _notes(config: RunConfig, package: Package, options: SubmitOptions) -> list[
     if config.runtime.train_workers == 0:
         lines.append("note: runtime.train_workers=0 trains in the driver; set it to use the cluster")
     if options.environment == "packages":
-        lines.append(f"packages: those of hnlm-ray[{engine_of(config)}], installed once per node")
+        lines.append(f"packages: those of hnlm-ray[{','.join(extras_of(config))}], installed once per node")
     return lines
 
 
@@ -197,7 +197,7 @@ def _runtime_env(config: RunConfig, staged: Path, options: SubmitOptions) -> dic
         "excludes": ["__pycache__"],
     }
     if options.environment == "packages":
-        environment["uv"] = runtime_packages(engine_of(config))
+        environment["uv"] = runtime_packages(config)
     return environment
 
 

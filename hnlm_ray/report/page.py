@@ -1,6 +1,6 @@
 """report.json -> report.html: the page shows what the JSON holds, nothing else. No script, no link, no other file."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +194,18 @@ def _cost_plots(timing: Mapping[str, float], report: Mapping[str, Any]) -> dict[
     }
 
 
+def _node_plots(nodes: Mapping[str, Sequence[Sequence[float]]], _report: Mapping[str, Any]) -> dict[str, str]:
+    steps = {  # a count holds until the next change
+        f"{kind} nodes": [
+            corner
+            for (at, count), (until, _) in zip(points, [*points[1:], points[-1]], strict=True)
+            for corner in ((at, count), (until, count))
+        ]
+        for kind, points in nodes.items()
+    }
+    return {"nodes": charts.lines(steps, "seconds of the run", "nodes", from_zero=True)}
+
+
 _PLOTTERS: dict[str, Callable[[Any, Mapping[str, Any]], dict[str, str]]] = {
     "data": _data_plots,
     "llm": _llm_plots,
@@ -203,6 +215,7 @@ _PLOTTERS: dict[str, Callable[[Any, Mapping[str, Any]], dict[str, str]]] = {
     "tune": _tune_plots,
     "evaluation": _evaluation_plots,
     "timing": _cost_plots,
+    "nodes": _node_plots,
 }
 
 

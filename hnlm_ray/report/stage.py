@@ -56,6 +56,7 @@ def collect(source: Source) -> dict[str, Any]:
         **parts,
         "timing": cost.timing_facts(source),
         "memory": cost.memory_facts(source),
+        "nodes": cost.node_facts(source),
         "counts": cost.count_facts(source),
         "stages": cost.stage_facts(source),
         "machine": machine(),

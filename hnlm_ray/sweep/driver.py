@@ -22,6 +22,7 @@ from hnlm_ray.sweep.outcome import Outcome, TrialRow, write_outcome
 from hnlm_ray.sweep.record import Recorder, recorded
 from hnlm_ray.sweep.space import decode, name_of, random_points, tune_space
 from hnlm_ray.sweep.trial import METRIC, run_trial
+from hnlm_ray.tracking import observed
 
 _LOST_NODE_RETRIES = 3
 
@@ -46,14 +47,15 @@ def tune(config_path: str, overrides: Sequence[str] = (), run_dir: str = "", ter
     """
     config, settings = load_sweep(config_path, overrides)
     target = RunDir(run_dir or f"runs/{config.name}")
-    with connected(config.runtime):
+    with connected(config.runtime), observed(config, target) as observers:
         run_pipeline(config, target.folder.uri, until=_last_shared_stage(config, settings), terminal=terminal)
         sweep = _at(config, settings, target)
         if not Folder(sweep.artifacts["dataset"]).num_rows("valid"):
             raise UserError("a sweep compares trials on validation data, and the data set has none: set data.split")
-        started = time.monotonic()
-        rows = _run_trials(sweep, terminal)
+        started, progress = time.monotonic(), Progress("tune", terminal, observers)
+        rows = _run_trials(sweep, progress)
         outcome = write_outcome(sweep.folder, settings, rows, config.train.monitor, time.monotonic() - started)
+        progress.finish({"best_valid": outcome.winner.valid})
         winner = with_point(config, outcome.winner.values)
         text = yaml.safe_dump(winner.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         sweep.folder.write_bytes("winner.yaml", text.encode())
@@ -100,7 +102,7 @@ def _last_shared_stage(config: RunConfig, settings: SweepConfig) -> str:
     return "ingest" if classical else "embed"
 
 
-def _run_trials(sweep: Sweep, terminal: TextIO | None) -> list[TrialRow]:
+def _run_trials(sweep: Sweep, progress: Progress) -> list[TrialRow]:
     """All trials that have no result yet; returns the results of all.
 
     Raises:
@@ -108,7 +110,6 @@ def _run_trials(sweep: Sweep, terminal: TextIO | None) -> list[TrialRow]:
     """
     settings, trials = sweep.settings, sweep.folder.child("trials")
     done = recorded(trials)
-    progress = Progress("tune", terminal)
     progress.start(settings.trials, unit="trials")
     progress.update(len(done))
     try:

