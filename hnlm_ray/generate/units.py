@@ -1,14 +1,10 @@
-"""One LLM task: the units that are not done yet, through thin workers, to finished shards.
-
-This process feeds a few engines by itself. More engines are fed by Ray Data's workers, spread over the cluster: their
-start takes longer than many a small task, and on a laptop it takes the cores from the engine.
-"""
+"""The Ray Data plan of an LLM stage: the units that are not done yet, through thin workers, to finished shards."""
 
 import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeAlias
 
@@ -33,8 +29,6 @@ ESTIMATE_FILE = "estimate.json"
 USAGE_FILE = "usage.json"
 Say: TypeAlias = Callable[[str], None]
 
-_ENGINES_FED_FROM_HERE = 4
-"""Reading, filling in, checking and writing take one process about a millisecond per row (`hnlm bench generate`)."""
 _WORKER_CPUS = 0.25
 """A worker mostly waits for its engine."""
 _CALLS_PER_WORKER = 32
@@ -134,8 +128,9 @@ def run_task(
 ) -> TaskSummary:
     """Bring every unit of `task` to its shard and say what stands.
 
-    The first units, spread over all, are done beside the others: they tell what the rest will cost (`say`). Progress
-    counts the rows of units that are finished. Raises `UserError`, or `EngineUnavailable` where no engine can be had.
+    The first units, spread over all, go to the engine straight from here while Ray Data starts its workers: they tell
+    what the rest will cost (`say`). Progress counts the rows of units that are finished. Raises `UserError`, or
+    `EngineUnavailable` where no engine can be had.
     """
     units = list_units(task.inputs)
     todo = open_units(task, units)
@@ -158,8 +153,9 @@ def run_task(
     rest = [unit for number, unit in enumerate(todo) if number not in first]
     with ThreadPoolExecutor(1) as background:
         estimating = background.submit(_run_pilot, task, group, llm, pilot, len(units), count, say)
-        for report in _run_rest(task, group, llm, rest):
-            count(report)
+        for start in range(0, len(rest), _UNITS_PER_PLAN):
+            for report in _run_plan(task, group, llm, rest[start : start + _UNITS_PER_PLAN]):
+                count(report)
         estimating.result()
     engines = max(1, group.state()["ready"]) if todo else 0
     cost = _account(task, reports, engines * (time.monotonic() - started), llm)
@@ -211,29 +207,10 @@ def _usage(report: UnitReport) -> Usage:
     return Usage(report.rows, report.prompt_tokens, report.completion_tokens)
 
 
-def _run_rest(task: TextTask, group: EngineGroup, llm: LLMConfig, units: Sequence[Unit]) -> Iterator[UnitReport]:
-    if not units:
-        return
+def _run_plan(task: TextTask, group: EngineGroup, llm: LLMConfig, units: Sequence[Unit]) -> Iterator[UnitReport]:
     rows = max(unit.num_rows for unit in units)
     # Twice what an engine decodes at a time, so that the tail of one unit runs beside the head of the next
     calls = min(len(units), llm.replicas[1] * max(2, math.ceil(2 * llm.max_num_seqs / rows)))
-    if llm.replicas[1] <= _ENGINES_FED_FROM_HERE:
-        yield from _run_here(task, group, units, calls)
-    else:
-        for start in range(0, len(units), _UNITS_PER_PLAN):
-            yield from _run_plan(task, group, units[start : start + _UNITS_PER_PLAN], calls)
-
-
-def _run_here(task: TextTask, group: EngineGroup, units: Sequence[Unit], calls: int) -> Iterator[UnitReport]:
-    worker, pool = UnitWorker(task, group), ThreadPoolExecutor(calls)
-    try:
-        for report in as_completed([pool.submit(worker.run, unit) for unit in units]):
-            yield report.result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _run_plan(task: TextTask, group: EngineGroup, units: Sequence[Unit], calls: int) -> Iterator[UnitReport]:
     num_workers = math.ceil(calls / _CALLS_PER_WORKER)
     calls_per_worker = math.ceil(calls / num_workers)
     context = ray.data.DataContext.get_current()

@@ -8,8 +8,8 @@ import ray
 sys.path.insert(0, str(Path(__file__).parent))
 from paced_tasks import paced_group, paced_plan, title_task
 
-from hnlm_ray.generate import units
 from hnlm_ray.generate.config import LLMConfig
+from hnlm_ray.generate.units import run_task
 from hnlm_ray.progress import Progress
 
 
@@ -18,8 +18,7 @@ def main(root: str, address: str, num_rows: int) -> None:
     task = title_task(Path(root), [f"title {n}" for n in range(num_rows)], rows_per_unit=10)
     group = paced_group(paced_plan(), row_s=0.04)
     (Path(root) / "begun").touch()
-    units._ENGINES_FED_FROM_HERE = 0  # so that Ray Data's workers are there to be killed
-    units.run_task(task, group, LLMConfig(max_num_seqs=10), Progress("chaos"), "rows")
+    run_task(task, group, LLMConfig(max_num_seqs=10), Progress("chaos"), "rows")
     (Path(root) / "done").touch()
 
 
