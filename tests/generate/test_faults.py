@@ -28,15 +28,25 @@ def run(root: Path, titles: list[str], group: object, rows_per_unit: int = 10) -
 
 
 def test_rows_come_out_once_and_in_order(make_group: MakeGroup, tmp_path: Path) -> None:
-    titles = [f"title {n}" for n in range(95)]
+    titles = [f"title {n}" + " more" * (n % 13) for n in range(95)]
     group = make_group()
     summary, table = run(tmp_path, titles, group)
     assert table["item_id"].to_pylist() == list(range(95))
     assert (summary.rows, summary.failed, summary.asked_rows) == (95, 0, 95)
     assert group.counters().rows == 95
+    assert abs(summary.cost["token_deviation"]) <= 0.2, "the first units tell what the rest will cost"
     again, _ = run(tmp_path, titles, group)
     assert (again.rows, again.asked_rows) == (95, 0), "what stands is not asked again"
     assert group.counters().rows == 95
+
+
+def test_one_start_serves_every_task_of_a_model(make_group: MakeGroup, tmp_path: Path) -> None:
+    starts = tmp_path / "starts"
+    starts.mkdir()
+    group = make_group(started=str(starts))
+    for task in ("items", "users", "pairs"):
+        run(tmp_path / task, ["a", "b"], group)
+    assert len(list(starts.iterdir())) == 1
 
 
 def test_a_poisonous_row_fails_alone(make_group: MakeGroup, tmp_path: Path) -> None:
