@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hnlm_ray.errors import UserError
-from hnlm_ray.generate.build_inputs import load_item_texts
 from hnlm_ray.generate.inputs import ok_texts
 from hnlm_ray.generate.negative_stage import embed_texts
 from hnlm_ray.recommend.text_vectors import TEXT_FILE
@@ -25,7 +24,9 @@ def run(ctx: "StageContext") -> dict[str, Any]:
     """Write `text.safetensors`: item_text_emb [I, d], and user_text_emb [U, d] for `source: profiles`."""
     source, out = ctx.config.text.source, ctx.out("text")
     if source == "tuned":
-        tensors = ctx.input("embeddings").read_tensors("items.safetensors")  # zero where an item has no text
+        told = np.array([bool(text) for text in catalogue_texts(ctx.input("dataset"))])
+        vectors = ctx.input("embeddings").read_tensors("items.safetensors")["item_text_emb"]
+        tensors = {"item_text_emb": np.where(told[:, None], vectors, 0)}
     elif source == "profiles":
         dataset, profiles = ctx.input("dataset"), ctx.input("profiles")
         users = pc.fill_null(ok_texts(profiles, "users", "user_id", (0, dataset.num_rows("users"))), "").to_pylist()
@@ -49,7 +50,7 @@ def run(ctx: "StageContext") -> dict[str, Any]:
 
 def catalogue_texts(dataset: Folder) -> list[str]:
     """What the data set itself says of each item, by id; '' where it says nothing."""
-    items = dataset.read_table("items").sort_by("item_id")
+    items = _with_own_titles(dataset.read_table("items").sort_by("item_id"))
     categories = pc.binary_join(pc.fill_null(items["categories"].combine_chunks(), []), ", ")
     items = items.set_column(items.schema.get_field_index("categories"), "categories", categories)
     return joined(items, ("title", "brand", "categories", "description", "text"))
@@ -61,9 +62,16 @@ def joined(items: pa.Table, columns: Sequence[str]) -> list[str]:
     return [". ".join(part.strip() for part in row if part and part.strip()) for row in rows]
 
 
+def _with_own_titles(items: pa.Table) -> pa.Table:
+    """`items` without the titles that stand in where the source has none: 'item 7' says nothing of it."""
+    titles = pc.if_else(pc.equal(items["title_source"], "key"), None, items["title"])
+    return items.set_column(items.schema.get_field_index("title"), "title", titles)
+
+
 def _profiled_items(dataset: Folder, profiles: Folder) -> list[str]:
-    texts = load_item_texts(dataset, profiles)
-    return joined(pa.table({"title": texts.titles, "profile": texts.profiles}), ("title", "profile"))
+    items = dataset.read_table("items", columns=["item_id", "title", "title_source"]).sort_by("item_id")
+    found = ok_texts(profiles, "items", "item_id", (0, items.num_rows))
+    return joined(_with_own_titles(items).append_column("profile", found), ("title", "profile"))
 
 
 def _vectors(ctx: "StageContext", texts: Sequence[str], unit: str) -> np.ndarray:

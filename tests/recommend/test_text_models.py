@@ -139,7 +139,8 @@ def test_only_models_that_read_text_wait_for_it(tmp_path: Path) -> None:
 def test_the_catalogue_s_texts_are_what_it_says_and_nothing_else(tmp_path: Path) -> None:
     items = {
         "item_id": [1, 0, 2],
-        "title": ["Emma ", None, None],
+        "title": ["Emma ", "item 0", "item 2"],
+        "title_source": ["source", "key", "key"],
         "brand": ["Austen", None, ""],
         "categories": [["Novel", "Classic"], None, []],
         "description": [None, "A plain box", None],
