@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hnlm_ray.errors import UserError
-from hnlm_ray.generate.inputs import ok_texts
+from hnlm_ray.generate.build_inputs import load_item_texts
+from hnlm_ray.generate.inputs import ok_texts, told_titles
 from hnlm_ray.generate.negative_stage import embed_texts
 from hnlm_ray.recommend.text_vectors import TEXT_FILE
 from hnlm_ray.store import Folder
@@ -50,9 +51,10 @@ def run(ctx: "StageContext") -> dict[str, Any]:
 
 def catalogue_texts(dataset: Folder) -> list[str]:
     """What the data set itself says of each item, by id; '' where it says nothing."""
-    items = _with_own_titles(dataset.read_table("items").sort_by("item_id"))
+    items = dataset.read_table("items").sort_by("item_id")
     categories = pc.binary_join(pc.fill_null(items["categories"].combine_chunks(), []), ", ")
     items = items.set_column(items.schema.get_field_index("categories"), "categories", categories)
+    items = items.set_column(items.schema.get_field_index("title"), "title", told_titles(items))
     return joined(items, ("title", "brand", "categories", "description", "text"))
 
 
@@ -62,16 +64,9 @@ def joined(items: pa.Table, columns: Sequence[str]) -> list[str]:
     return [". ".join(part.strip() for part in row if part and part.strip()) for row in rows]
 
 
-def _with_own_titles(items: pa.Table) -> pa.Table:
-    """`items` without the titles that stand in where the source has none: 'item 7' says nothing of it."""
-    titles = pc.if_else(pc.equal(items["title_source"], "key"), None, items["title"])
-    return items.set_column(items.schema.get_field_index("title"), "title", titles)
-
-
 def _profiled_items(dataset: Folder, profiles: Folder) -> list[str]:
-    items = dataset.read_table("items", columns=["item_id", "title", "title_source"]).sort_by("item_id")
-    found = ok_texts(profiles, "items", "item_id", (0, items.num_rows))
-    return joined(_with_own_titles(items).append_column("profile", found), ("title", "profile"))
+    texts = load_item_texts(dataset, profiles)
+    return joined(pa.table({"title": texts.titles, "profile": texts.profiles}), ("title", "profile"))
 
 
 def _vectors(ctx: "StageContext", texts: Sequence[str], unit: str) -> np.ndarray:
