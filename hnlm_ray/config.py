@@ -16,7 +16,7 @@ from hnlm_ray.errors import UserError
 from hnlm_ray.finetune.config import EmbedConfig, EncoderConfig, FinetuneConfig
 from hnlm_ray.generate.config import LLMConfig, NegativeConfig, ProfileConfig
 from hnlm_ray.ingest.config import DataConfig
-from hnlm_ray.recommend.config import EvaluateConfig, SignalConfig, TrainConfig
+from hnlm_ray.recommend.config import EvaluateConfig, SignalConfig, TextConfig, TrainConfig
 from hnlm_ray.report.config import ReportConfig
 from hnlm_ray.runtime import RuntimeConfig
 from hnlm_ray.settings import Section, operational
@@ -47,6 +47,8 @@ class RunConfig(Section):
     """Triplets and the encoder's fine-tune under collaborative signals."""
     embed: EmbedConfig = EmbedConfig()
     """Hard-negative embeddings of training pairs."""
+    text: TextConfig = TextConfig()
+    """Vectors of item and user texts, for the models that read text."""
     train: TrainConfig = TrainConfig()
     """The recommender, trained with hard negatives."""
     evaluate: EvaluateConfig = EvaluateConfig()

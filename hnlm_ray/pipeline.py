@@ -1,4 +1,4 @@
-"""The pipeline: nine stages in order, each skipped where it stands complete and resumed where it does not.
+"""The pipeline: its stages in order, each skipped where it stands complete and resumed where it does not.
 
 A stage is a function of its config sections and its input artifacts. Its fingerprint covers both and the version of
 its code's output, so a changed setting redoes the stages that depend on it and nothing else.
@@ -23,6 +23,7 @@ from hnlm_ray.errors import UserError
 from hnlm_ray.ingest.source import check, input_fingerprint
 from hnlm_ray.memory import MemoryMonitor
 from hnlm_ray.progress import Progress
+from hnlm_ray.recommend.names import reads_text
 from hnlm_ray.store import Folder, ManifestEntry, RunDir
 from hnlm_ray.tracking import numbers_of, observed
 
@@ -76,10 +77,17 @@ STAGES = (
         ("embeddings",),
     ),
     Stage(
+        "text",
+        "hnlm_ray.recommend.text_stage:run",
+        ("text", "encoder"),
+        ("ingest", "profile", "embed"),
+        ("text",),
+    ),
+    Stage(
         "train",
         "hnlm_ray.recommend.train_stage:run",
         ("train", "seed"),
-        ("ingest", "signal", "negative", "embed"),
+        ("ingest", "signal", "negative", "embed", "text"),
         ("recommender",),
         2,
     ),
@@ -88,13 +96,19 @@ STAGES = (
         "report",
         "hnlm_ray.report.stage:run",
         ("report",),
-        ("ingest", "signal", "profile", "negative", "finetune", "embed", "train", "evaluate"),
+        ("ingest", "signal", "profile", "negative", "finetune", "embed", "text", "train", "evaluate"),
         ("report",),
     ),
 )
 STAGE_NAMES = tuple(stage.name for stage in STAGES)
 _OWNER = {artifact: stage.name for stage in STAGES for artifact in stage.artifacts}
-_USE_ENGINES = ("profile", "negative", "embed")
+_USE_ENGINES = ("profile", "negative", "embed", "text")
+_READ_FOR_TEXT = {
+    "catalogue": ("ingest",),
+    "profiles": ("ingest", "profile"),
+    "tuned": ("ingest", "embed"),
+}
+"""text.source -> the stages whose artifacts it takes the texts from."""
 _PUBLISHED = {"report.html": "report", "report.json": "report", "metrics.json": "evaluation"}
 """Files that are also copied to the run directory's root, and the artifact they come from."""
 
@@ -182,11 +196,11 @@ def plan(config: RunConfig, run_dir: RunDir, until: str = "report") -> list[Plan
 
 
 def _wanted(config: RunConfig, until: str) -> list[Stage]:
-    """The stages up to `until`; on the way to `train` and beyond, only those on which it rests."""
+    """The stages up to `until`; on the way to `text`, `train` and beyond, only those on which it rests."""
     stages = {stage.name: stage for stage in STAGES[: STAGE_NAMES.index(until) + 1]}
-    if "train" not in stages:
+    if "text" not in stages:
         return list(stages.values())
-    wanted = {name for name in stages if name in ("train", "evaluate", "report")}
+    wanted = {name for name in stages if name in ("train", "evaluate", "report")} or {"text"}
     for stage in reversed(stages.values()):
         if stage.name in wanted:
             wanted |= set(reads(stage, config))
@@ -195,9 +209,12 @@ def _wanted(config: RunConfig, until: str) -> list[Stage]:
 
 def reads(stage: Stage, config: RunConfig) -> tuple[str, ...]:
     """The stages whose artifacts `stage` reads under this config: without LLM negatives no engine runs for `train`."""
-    if config.train.hnlm.variant != "none":
-        return stage.reads
-    return {"train": ("ingest",), "report": ("ingest", "train", "evaluate")}.get(stage.name, stage.reads)
+    if stage.name == "text":
+        return _READ_FOR_TEXT[config.text.source]
+    left_out = set() if reads_text(config.train.model) else {"text"}
+    if config.train.hnlm.variant == "none" and stage.name in ("train", "report"):
+        left_out |= {"signal", "profile", "negative", "finetune", "embed"}
+    return tuple(name for name in stage.reads if name not in left_out)
 
 
 def run_stages(config: RunConfig, run_dir: RunDir, planned: Sequence[PlannedStage], run: Run) -> None:

@@ -126,6 +126,7 @@ def _rows(stage: str, config: RunConfig, counts: dict[str, Any]) -> str:
         "negative": at_most(asked, "prompts (user-item pairs)") if writes else at_most(items, "items, no prompts"),
         "finetune": f"{config.finetune.epochs} epochs over at most {config.finetune.max_triplets or 'all'} triplets",
         "embed": at_most(embedded, "texts (training pairs)"),
+        "text": at_most(prompts if config.text.source == "profiles" else items, "texts"),
         "train": f"{config.train.epochs} epochs at most",
     }
     return rows.get(stage, "")

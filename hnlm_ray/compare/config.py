@@ -13,7 +13,7 @@ from hnlm_ray.sweep.config import SEARCHED_SECTION, Dimension, with_point
 
 Kind = Literal["classical", "hnlm", "control", "rival", "outsider"]
 _EXAMPLE = "configs/compare/xrec_amazon_text.yaml"
-_SET_SECTIONS = ("train", "profile", "negative", "finetune", "embed", "encoder")
+_SET_SECTIONS = ("train", "profile", "negative", "finetune", "embed", "encoder", "text")
 """Sections that a row may change. Data and warm-up signal are the same for all rows."""
 
 

@@ -9,7 +9,7 @@ from hnlm_ray.compare.config import CompareConfig, load_compare, reduced, row_co
 from hnlm_ray.compare.outcome import collect, results_of
 from hnlm_ray.compare.page import render
 from hnlm_ray.compare.readme import RESULTS_SUFFIX
-from hnlm_ray.compare.runs import Runs, RunSpec, as_job, last_shared_stage, upstream_key
+from hnlm_ray.compare.runs import Runs, RunSpec, as_job, shared_stages, upstream_key
 from hnlm_ray.compare.training import train_and_judge
 from hnlm_ray.config import RunConfig
 from hnlm_ray.errors import UserError
@@ -74,9 +74,9 @@ def _shown(config_path: str) -> str:
 def run_shared_stages(config: RunConfig, wanted: CompareConfig, target: RunDir, terminal: TextIO | None) -> None:
     """The pipeline up to `train`, once for every set of settings before it that a row has."""
     for row_of_stages in distinct_upstream(config, wanted):
-        until = last_shared_stage(row_of_stages)
-        if any(item.state != "done" for item in plan(row_of_stages, target, until)):
-            run_pipeline(row_of_stages, target.folder.uri, until=until, terminal=terminal)
+        for until in shared_stages(row_of_stages):
+            if any(item.state != "done" for item in plan(row_of_stages, target, until)):
+                run_pipeline(row_of_stages, target.folder.uri, until=until, terminal=terminal)
 
 
 def distinct_upstream(config: RunConfig, wanted: CompareConfig) -> list[RunConfig]:

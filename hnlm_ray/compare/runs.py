@@ -133,7 +133,7 @@ class Runs:
         """Fingerprints of the stages that stand before the training of `config`, and of the warm-up signal."""
         key = upstream_key(config)
         if key not in self._shared:
-            planned = plan(config, self.run_dir, last_shared_stage(config))
+            planned = [item for until in shared_stages(config) for item in plan(config, self.run_dir, until)]
             self._shared[key] = {item.stage.name: item.fingerprint for item in planned}
         return self._shared[key]
 
@@ -150,10 +150,16 @@ def last_shared_stage(config: RunConfig) -> str:
     return "embed" if "embed" in reads(_STAGES["train"], config) else "signal"
 
 
+def shared_stages(config: RunConfig) -> tuple[str, ...]:
+    """The stages up to which the pipeline is run for a row: texts too where its model reads them."""
+    texts = ("text",) if "text" in reads(_STAGES["train"], config) else ()
+    return (last_shared_stage(config), *texts)
+
+
 def upstream_key(config: RunConfig) -> str:
     """Equal for configs that share the stages before `train`."""
     sections = config.model_dump(mode="json", exclude={"train", "evaluate", "report", "runtime", "name"})
-    return json.dumps([last_shared_stage(config), sections], sort_keys=True)
+    return json.dumps([shared_stages(config), sections], sort_keys=True)
 
 
 def as_job(run: RunSpec) -> dict[str, Any]:

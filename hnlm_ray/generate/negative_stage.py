@@ -90,7 +90,7 @@ def _ground_all(ctx: "StageContext", dataset: Folder, profiles: Folder, out: Fol
     ctx.progress.update(len(shards) - len(todo))
     for shard in todo:
         answers = out.child("pairs").read_table(shard)
-        vectors = _embed(encoder, _usable_texts(answers))
+        vectors = embed_texts(encoder, _usable_texts(answers))
         grounded = ground(answers, vectors, items, positives, ctx.config.negative.num_grounded)
         out.child("grounded").write_table(shard, grounded)
         ctx.progress.update(1)
@@ -118,7 +118,7 @@ def _recall(encoder: EngineGroup, items: NearestItems, out: Folder, num_grounded
     shards = sorted(out.child("pairs").names(".parquet"))
     sampled = shards[:: -(-len(shards) // _RECALL_SHARDS)]
     texts = [text for shard in sampled for text in _usable_texts(out.child("pairs").read_table(shard))[:_RECALL_TEXTS]]
-    return round(items.recall(_embed(encoder, texts), num_grounded), 4) if texts else 1.0
+    return round(items.recall(embed_texts(encoder, texts), num_grounded), 4) if texts else 1.0
 
 
 def _item_embeddings(
@@ -136,14 +136,14 @@ def _item_embeddings(
     has_text = pc.or_(pc.not_equal(texts.titles, ""), pc.not_equal(profile, ""))
     joined = pc.utf8_trim_whitespace(pc.binary_join_element_wise(texts.titles, profile, ". ")).filter(has_text)
     progress.start(len(joined), "items", "embed")
-    vectors = _embed(encoder, joined.to_pylist(), progress)
+    vectors = embed_texts(encoder, joined.to_pylist(), progress)
     item_emb = np.zeros((len(profile), vectors.shape[1]), np.float32)
     item_emb[has_text.to_numpy(zero_copy_only=False)] = vectors
     out.write_tensors(name, {"item_text_emb": item_emb})
     return item_emb
 
 
-def _embed(encoder: EngineGroup, texts: Sequence[str], progress: Progress | None = None) -> np.ndarray:
+def embed_texts(encoder: EngineGroup, texts: Sequence[str], progress: Progress | None = None) -> np.ndarray:
     """Unit vectors [len(texts), d], in calls that several engines can share."""
     chunks = [texts[start : start + _TEXTS_PER_CALL] for start in range(0, len(texts), _TEXTS_PER_CALL)]
     vectors = []

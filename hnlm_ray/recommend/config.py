@@ -180,6 +180,14 @@ TEXT_MODELS = ("alpharec", "rlmrec_con", "rlmrec_gen", "kar")
 """Models that read the texts of items and users."""
 
 
+class TextConfig(Section):
+    """Vectors of texts, made by the encoder for the models that read text; no other model needs them."""
+
+    source: Literal["catalogue", "profiles", "tuned"] = "catalogue"
+    """`catalogue`: what the data set says of an item, and a user is the mean of the training items; `profiles`: titles
+    with the profiles P_i, and P_u of users; `tuned`: items by the fine-tuned encoder, and a user is their mean."""
+
+
 class RivalConfig(Section):
     """The rivals that read text (METHOD.md section 8); unused by the other models."""
 

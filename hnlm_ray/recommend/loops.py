@@ -15,6 +15,7 @@ from hnlm_ray.recommend.guard import Guard, guard_by_behaviour, guard_by_text
 from hnlm_ray.recommend.interactions import Interactions
 from hnlm_ray.recommend.pair_vectors import load_pair_vectors
 from hnlm_ray.recommend.pool import pool_from_negatives, pool_from_vectors
+from hnlm_ray.recommend.text_vectors import TextVectors
 from hnlm_ray.store import Folder
 
 SUMMARY_FILE = "summary.json"
@@ -24,18 +25,19 @@ def signal_loop(loop_config: dict[str, Any]) -> None:
     """Train the warm-up model. Keys: config, seed, dataset, out (URIs)."""
     out, config = Folder(loop_config["out"]), SignalConfig.model_validate(loop_config["config"])
     interactions = Interactions.load(Folder(loop_config["dataset"]))
-    tensors = _fit(interactions, config, loop_config["seed"], out, None)
+    tensors = _fit(interactions, config, loop_config["seed"], out)
     if rank() == 0:
         out.write_tensors("embeddings.safetensors", {name: tensors[name] for name in ("user_emb", "item_emb")})
 
 
 def train_loop(loop_config: dict[str, Any]) -> None:
-    """Train the recommender. Keys: config, seed, dataset, out (URIs), and for LLM negatives signal, negatives,
-    embeddings."""
+    """Train the recommender. Keys: config, seed, dataset, out (URIs), for LLM negatives signal, negatives,
+    embeddings, and for a model that reads text `text`."""
     out, config = Folder(loop_config["out"]), TrainConfig.model_validate(loop_config["config"])
     interactions = Interactions.load(Folder(loop_config["dataset"]))
     llm = load_llm_negatives(loop_config, interactions, config, loop_config["seed"])
-    tensors = _fit(interactions, config, loop_config["seed"], out, llm)
+    text = load_text(loop_config, interactions)
+    tensors = _fit(interactions, config, loop_config["seed"], out, llm, text)
     if rank() == 0:
         RecommenderArtifact(tensors, config.result_dict(), interactions.train).save(out)
 
@@ -62,6 +64,11 @@ def load_llm_negatives(
     return LlmNegatives(pool=pool, user_emb=signal["user_emb"], item_emb=signal["item_emb"])
 
 
+def load_text(uris: dict[str, Any], interactions: Interactions) -> TextVectors | None:
+    """The artifact `text`, where it is among the inputs."""
+    return TextVectors.load(Folder(uris["text"]), interactions.train) if "text" in uris else None
+
+
 def _guard(
     hnlm: HnlmConfig, embeddings: Folder, signal: dict[str, np.ndarray], interactions: Interactions, seed: int
 ) -> Guard:
@@ -72,7 +79,12 @@ def _guard(
 
 
 def _fit(
-    interactions: Interactions, config: FitConfig, seed: int, out: Folder, llm: LlmNegatives | None
+    interactions: Interactions,
+    config: FitConfig,
+    seed: int,
+    out: Folder,
+    llm: LlmNegatives | None = None,
+    text: TextVectors | None = None,
 ) -> dict[str, Any]:
     """Train under DeepSpeed on this rank; rank 0 writes the history and the summary."""
     trainer = build_trainer(
@@ -80,6 +92,7 @@ def _fit(
         config,
         seed,
         llm,
+        text,
         engine=lambda objective: DeepSpeedEngine(objective, config, world_size()),
         device=torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else "cpu",
         world_size=world_size(),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hnlm_ray.errors import UserError
+from hnlm_ray.recommend.config import TEXT_MODELS
 
 
 def import_dotted(name: str, known: Mapping[str, str], key: str) -> Any:
@@ -20,3 +21,10 @@ def import_dotted(name: str, known: Mapping[str, str], key: str) -> Any:
         return getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
         raise UserError(f"{key}={name!r} cannot be imported ({error}): check the path and PYTHONPATH") from None
+
+
+def reads_text(model: str) -> bool:
+    """Whether `train.model` takes vectors of texts; a built-in name is told without importing anything."""
+    if "." not in model:
+        return model in TEXT_MODELS
+    return bool(getattr(import_dotted(model, {}, "train.model"), "reads_text", False))

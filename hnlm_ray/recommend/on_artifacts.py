@@ -10,7 +10,7 @@ from hnlm_ray.recommend.checkpoint import Checkpoint
 from hnlm_ray.recommend.config import HnlmConfig, TrainConfig
 from hnlm_ray.recommend.fitting import LlmNegatives, build_trainer
 from hnlm_ray.recommend.interactions import Interactions
-from hnlm_ray.recommend.loops import load_llm_negatives
+from hnlm_ray.recommend.loops import load_llm_negatives, load_text
 from hnlm_ray.recommend.trainer import Trainer
 from hnlm_ray.store import Folder
 
@@ -30,7 +30,8 @@ def trainer_on(
     interactions = interactions_of(artifacts["dataset"])
     llm = _llm_negatives(artifacts, config, seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return build_trainer(interactions, config, seed, llm, device=device, checkpoint=checkpoint, on_epoch=on_epoch)
+    text = load_text(artifacts, interactions)
+    return build_trainer(interactions, config, seed, llm, text, device=device, checkpoint=checkpoint, on_epoch=on_epoch)
 
 
 def _llm_negatives(artifacts: dict[str, str], config: TrainConfig, seed: int) -> LlmNegatives | None:

@@ -7,6 +7,7 @@ from hnlm_ray.errors import UserError
 from hnlm_ray.recommend.checkpoint import Checkpoint
 from hnlm_ray.recommend.loops import SUMMARY_FILE, signal_loop
 from hnlm_ray.recommend.models import LINEAR_MODELS
+from hnlm_ray.recommend.names import reads_text
 
 if TYPE_CHECKING:
     from hnlm_ray.pipeline import StageContext
@@ -17,6 +18,8 @@ def run(ctx: "StageContext") -> dict[str, Any]:
     config, out = ctx.config.signal, ctx.out("signal")
     if config.model in LINEAR_MODELS:
         raise UserError(f"signal.model={config.model!r} has no embeddings: use mf, lightgcn or another trained model")
+    if reads_text(config.model):
+        raise UserError(f"signal.model={config.model!r} reads texts, which come later: use lightgcn or the like")
     loop_config = {
         "config": config.model_dump(mode="json"),
         "seed": ctx.config.seed,

@@ -11,6 +11,7 @@ from hnlm_ray.recommend.ease import solve_ease
 from hnlm_ray.recommend.interactions import Interactions
 from hnlm_ray.recommend.loops import SUMMARY_FILE, train_loop
 from hnlm_ray.recommend.models import LINEAR_MODELS
+from hnlm_ray.recommend.names import reads_text
 from hnlm_ray.store import Folder
 
 if TYPE_CHECKING:
@@ -23,7 +24,10 @@ def run(ctx: "StageContext") -> dict[str, Any]:
     if config.model in LINEAR_MODELS:
         summary = _solve(config, dataset, out)
     else:
-        read = ("dataset",) if config.hnlm.variant == "none" else ("dataset", "signal", "negatives", "embeddings")
+        read: tuple[str, ...] = (
+            ("dataset",) if config.hnlm.variant == "none" else ("dataset", "signal", "negatives", "embeddings")
+        )
+        read += ("text",) if reads_text(config.model) else ()
         inputs = {name: ctx.input(name).uri for name in read}
         loop_config = {"config": config.model_dump(mode="json"), "seed": ctx.config.seed, "out": out.uri, **inputs}
         run_training(train_loop, loop_config, runtime=ctx.config.runtime, out=out, name="train", progress=ctx.progress)

@@ -15,6 +15,7 @@ from hnlm_ray.config import RunConfig
 from hnlm_ray.errors import UserError
 from hnlm_ray.pipeline import plan, run_pipeline
 from hnlm_ray.progress import Progress
+from hnlm_ray.recommend.names import reads_text
 from hnlm_ray.runtime import Resources, cluster_resources, connected
 from hnlm_ray.store import Folder, RunDir
 from hnlm_ray.sweep.config import SweepConfig, load_sweep, with_point
@@ -48,7 +49,8 @@ def tune(config_path: str, overrides: Sequence[str] = (), run_dir: str = "", ter
     config, settings = load_sweep(config_path, overrides)
     target = RunDir(run_dir or f"runs/{config.name}")
     with connected(config.runtime), observed(config, target) as observers:
-        run_pipeline(config, target.folder.uri, until=_last_shared_stage(config, settings), terminal=terminal)
+        for stage in _shared_stages(config, settings):
+            run_pipeline(config, target.folder.uri, until=stage, terminal=terminal)
         sweep = _at(config, settings, target)
         if not Folder(sweep.artifacts["dataset"]).num_rows("valid"):
             raise UserError("a sweep compares trials on validation data, and the data set has none: set data.split")
@@ -85,21 +87,23 @@ def num_concurrent(settings: SweepConfig, present: Resources) -> int:
 
 def _at(config: RunConfig, settings: SweepConfig, target: RunDir) -> Sweep:
     """The sweep's folder carries the fingerprint of everything that decides its trials: a changed one starts anew."""
-    shared = plan(config, target, until=_last_shared_stage(config, settings))
+    shared = [item for stage in _shared_stages(config, settings) for item in plan(config, target, until=stage)]
     fingerprints = {item.stage.name: item.fingerprint for item in shared}
     values = [fingerprints, config.train.result_dict(), config.seed, settings.result_dict()]
     name = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
-    owners = {"dataset": "ingest", "signal": "signal", "negatives": "negative", "embeddings": "embed"}
+    owners = {"dataset": "ingest", "signal": "signal", "negatives": "negative", "embeddings": "embed", "text": "text"}
     artifacts = {
         name: target.artifact(name, fingerprints[stage]).uri for name, stage in owners.items() if stage in fingerprints
     }
     return Sweep(config, settings, target, target.folder.child("sweeps", name), artifacts)
 
 
-def _last_shared_stage(config: RunConfig, settings: SweepConfig) -> str:
-    """Trials of classical samplers need the data only; no engine starts for them."""
+def _shared_stages(config: RunConfig, settings: SweepConfig) -> tuple[str, ...]:
+    """What trials rest on. Those of classical samplers need the data only; no engine starts for them."""
     classical = config.train.hnlm.variant == "none" and "train.hnlm.variant" not in settings.space
-    return "ingest" if classical else "embed"
+    models = settings.space["train.model"].choice if "train.model" in settings.space else [config.train.model]
+    texts = ("text",) if any(reads_text(str(model)) for model in models or []) else ()
+    return ("ingest" if classical else "embed", *texts)
 
 
 def _run_trials(sweep: Sweep, progress: Progress) -> list[TrialRow]:

@@ -10,10 +10,11 @@ import yaml
 
 from hnlm_ray.compare.config import CompareConfig, load_compare
 from hnlm_ray.compare.driver import distinct_upstream
-from hnlm_ray.compare.runs import Runs, as_job, last_shared_stage
+from hnlm_ray.compare.runs import Runs, as_job, shared_stages
 from hnlm_ray.compare.training import train_and_judge
 from hnlm_ray.config import RunConfig
 from hnlm_ray.pipeline import Run, plan, run_stages
+from hnlm_ray.recommend.text_vectors import TEXT_FILE
 from hnlm_ray.store import ManifestEntry, RunDir
 
 CONFIG: dict[str, Any] = {
@@ -40,6 +41,7 @@ CONFIG: dict[str, Any] = {
             },
             {"name": "window-only", "kind": "control", "of": "hybrid", "set": {"train.hnlm.control": "window-only"}},
             {"name": "base-llm", "kind": "control", "of": "hybrid", "set": {"finetune.epochs": 0}},
+            {"name": "kar", "kind": "rival", "set": {"train.model": "kar"}},
             {"name": "ease", "kind": "outsider", "set": {"train.model": "ease"}},
         ],
     },
@@ -57,7 +59,7 @@ def prepare(config: RunConfig, compare: CompareConfig, run_dir: RunDir) -> None:
     """Ingest for real; signal and vectors made up, different for every set of stages that the rows have."""
     run_stages(config, run_dir, plan(config, run_dir, "ingest"), Run(config))
     for number, upstream in enumerate(distinct_upstream(config, compare)):
-        planned = plan(upstream, run_dir, last_shared_stage(upstream))
+        planned = [item for until in shared_stages(upstream) for item in plan(upstream, run_dir, until)]
         fingerprints = {item.stage.name: item.fingerprint for item in planned}
         dataset = run_dir.artifact("dataset", fingerprints["ingest"])
         num_users, num_items = dataset.num_rows("users"), dataset.num_rows("items")
@@ -70,6 +72,9 @@ def prepare(config: RunConfig, compare: CompareConfig, run_dir: RunDir) -> None:
             z_column = pa.FixedSizeListArray.from_arrays(z, 8)
             embeddings.write_table("pairs/part-0.parquet", pairs.append_column("z", z_column))
             embeddings.write_tensors("items.safetensors", {"item_text_emb": _unit(num_items, 8, seed=20 + number)})
+        if "text" in fingerprints:
+            text = run_dir.artifact("text", fingerprints["text"])
+            text.write_tensors(TEXT_FILE, {"item_text_emb": _unit(num_items, 8, seed=30 + number)})
         for item in planned:
             if run_dir.entry(item.stage.name, item.fingerprint) is None:
                 artifacts = {name: f"{name}/{item.fingerprint}" for name in item.stage.artifacts}

@@ -76,8 +76,16 @@ def row(results: dict[str, Any], method: str) -> dict[str, Any]:
 
 
 def test_every_row_has_its_runs(runs: Runs, results: dict[str, Any]) -> None:
-    assert runs.num_done() == runs.num_total() == 6 * 2 + 2 * 2
-    assert [found["method"] for found in results["rows"]] == ["rns", "dns", "hybrid", "window-only", "base-llm", "ease"]
+    assert runs.num_done() == runs.num_total() == 7 * 2 + 2 * 2
+    assert [found["method"] for found in results["rows"]] == [
+        "rns",
+        "dns",
+        "hybrid",
+        "window-only",
+        "base-llm",
+        "kar",
+        "ease",
+    ]
     for found in results["rows"]:
         assert found["seeds"] == [0, 1]
         assert 0 < found["mean"]["recall@20"] <= 1
@@ -152,8 +160,8 @@ def test_the_test_set_is_read_once_per_seed(runs: Runs, monkeypatch: pytest.Monk
     monkeypatch.setattr(training, "evaluate_and_write", lambda *given: read.append(1) or evaluate(*given))
     more = runs.compare.model_copy(update={"seeds": [0, 1, 2]})
     longer = Runs(runs.config, more, runs.run_dir)
-    assert world.finish(longer) == 6  # a third seed of each row; what stood is not repeated
-    assert len(read) == 6
+    assert world.finish(longer) == 7  # a third seed of each row; what stood is not repeated
+    assert len(read) == 7
     assert world.finish(longer) == 0
 
 

@@ -29,9 +29,11 @@ SMALL = [
     "finetune.max_triplets=64",
     "finetune.epochs=1",
     "train.epochs=6",
+    "train.model=rlmrec_con",  # LightGCN with an auxiliary loss on texts: every stage there is has its part
+    "text.source=profiles",
 ]
 ARGUMENTS = ["run", "configs/quickstart.yaml", *(part for value in SMALL for part in ("--set", value))]
-STAGE_BEGINS = re.compile(r"^\[\d/9\] (\w+)(: goes on)?$")
+STAGE_BEGINS = re.compile(r"^\[\d+/10\] (\w+)(: goes on)?$")
 
 
 def hnlm(*arguments: str, timeout_s: float = 900) -> subprocess.CompletedProcess[str]:
@@ -104,7 +106,7 @@ def test_a_second_run_does_nothing_and_says_so(undisturbed: RunDir) -> None:
     started = time.monotonic()
     again = hnlm(*ARGUMENTS, "--run-dir", undisturbed.folder.uri)
     assert again.returncode == 0
-    assert "nothing to do: all 9 stages" in again.stdout
+    assert "nothing to do: all 10 stages" in again.stdout
     assert undisturbed.folder.read_json("manifest.json") == before
     assert time.monotonic() - started < 30
 
@@ -112,7 +114,7 @@ def test_a_second_run_does_nothing_and_says_so(undisturbed: RunDir) -> None:
 def test_status_names_every_stage(undisturbed: RunDir) -> None:
     done = hnlm("status", undisturbed.folder.uri)
     assert done.returncode == 0
-    assert "9 of 9 stages complete" in done.stdout
+    assert "10 of 10 stages complete" in done.stdout
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
@@ -125,7 +127,7 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
 def test_a_changed_prompt_redoes_what_depends_on_it_and_nothing_else(undisturbed: RunDir) -> None:
     changed = hnlm(*ARGUMENTS, "--run-dir", undisturbed.folder.uri, "--dry-run", "--set", "negative.prompt=books")
     states = dict(re.findall(r"^  (\w+) +(done|partial|missing)\b", changed.stdout, flags=re.MULTILINE))
-    assert [stage for stage, state in states.items() if state == "done"] == ["ingest", "signal", "profile"]
+    assert [stage for stage, state in states.items() if state == "done"] == ["ingest", "signal", "profile", "text"]
 
 
 @pytest.mark.parametrize(
@@ -175,7 +177,7 @@ def test_kill_9_in_every_stage_loses_nothing(undisturbed: RunDir, tmp_path: Path
         if process.wait(timeout=900) == 0:
             break
     assert process.returncode == 0
-    assert len(killed_in) >= 7, killed_in  # a stage of milliseconds may be over before the signal arrives
+    assert len(killed_in) >= 8, killed_in  # a stage of milliseconds may be over before the signal arrives
 
     run_dir = RunDir(folder)
     assert_same_rows(undisturbed, run_dir)

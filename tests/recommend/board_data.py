@@ -21,13 +21,18 @@ def checkerboard(num_users: int = 24, num_items: int = 20, held_out: int = 1) ->
     return Interactions.from_arrays(arrays["train"], num_users, num_items, arrays["valid"], arrays["test"])
 
 
-def board_text(data: Interactions, dim: int = 12) -> TextVectors:
+def board_item_text(data: Interactions, dim: int = 12) -> np.ndarray:
     """Item vectors that tell even from odd, half hidden in noise; every fifth item has no text."""
     rng = np.random.default_rng(11)
     items = rng.standard_normal((data.num_items, dim)).astype(np.float32)
     items[:, 0] += np.where(np.arange(data.num_items) % 2, 2, -2)
     items[::5] = 0
-    return TextVectors.of(data.train, items)
+    return items
+
+
+def board_text(data: Interactions) -> TextVectors:
+    """Those, and users as the mean of their items."""
+    return TextVectors.of(data.train, board_item_text(data))
 
 
 def write_dataset(folder: Folder, data: Interactions) -> Folder:

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from board_data import checkerboard, write_dataset, write_embeddings
+from board_data import board_item_text, checkerboard, write_dataset, write_embeddings
 
 from hnlm_ray.recommend.interactions import Interactions
+from hnlm_ray.recommend.text_vectors import TEXT_FILE
 from hnlm_ray.store import Folder
 
 
@@ -18,7 +19,7 @@ def board() -> Interactions:
 
 @pytest.fixture(scope="session")
 def artifacts(board: Interactions, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """URIs of `dataset`, `embeddings`, `negatives` and `signal` for the checkerboard."""
+    """URIs of `dataset`, `embeddings`, `negatives`, `signal` and `text` for the checkerboard."""
     root = Folder(tmp_path_factory.mktemp("artifacts"))
     write_dataset(root.child("dataset"), board)
     write_embeddings(root.child("embeddings"), board, share=0.9)
@@ -38,7 +39,8 @@ def artifacts(board: Interactions, tmp_path_factory: pytest.TempPathFactory) -> 
         "item_emb": rng.standard_normal((board.num_items, 4)).astype(np.float32),
     }
     root.child("signal").write_tensors("embeddings.safetensors", emb)
-    return {name: root.child(name).uri for name in ("dataset", "embeddings", "negatives", "signal")}
+    root.child("text").write_tensors(TEXT_FILE, {"item_text_emb": board_item_text(board)})
+    return {name: root.child(name).uri for name in ("dataset", "embeddings", "negatives", "signal", "text")}
 
 
 @pytest.fixture

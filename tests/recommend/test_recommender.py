@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from board_data import checkerboard
+from board_data import board_item_text, checkerboard
 
 from hnlm_ray.errors import UserError
-from hnlm_ray.recommend.config import FitConfig
+from hnlm_ray.recommend.config import FitConfig, HnlmConfig, TrainConfig
 from hnlm_ray.recommend.hard_negatives import HardNegatives
 from hnlm_ray.recommend.interactions import Interactions
 from hnlm_ray.recommend.pool import Pool
@@ -64,6 +64,19 @@ def test_save_and_load_change_nothing(model: str, folder: Folder) -> None:
         np.testing.assert_array_equal(before[1], after[1])
     assert loaded.similar_items(40, k=3)[0].tolist() == loaded.similar_items("40", k=3)[0].tolist()
     assert sorted(folder.names()) == ["config.json", "ids.parquet", "model.safetensors"]
+
+
+def test_a_model_that_reads_text_takes_vectors_by_item_id() -> None:
+    board = checkerboard(held_out=1)
+    vectors = {f"i{item}": vector for item, vector in enumerate(board_item_text(board)) if vector.any()}
+    none = HnlmConfig(variant="none")
+    config = TrainConfig(model="alpharec", dim=16, batch_size=64, epochs=15, lr=0.03, hnlm=none)
+    pairs = board.user_ids, [f"i{item}" for item in board.item_ids]
+    with pytest.raises(UserError, match="reads texts and none were given"):
+        Recommender.fit(*pairs, config)
+    recommender = Recommender.fit(*pairs, config, item_text_emb=vectors)
+    ids, _ = recommender.recommend(0, k=2)
+    assert all(int(item[1:]) % 2 == 0 for item in ids)
 
 
 def test_unknown_ids_are_named() -> None:

@@ -59,6 +59,15 @@ def test_train_writes_a_recommender_that_ranks(
     assert abs(summary["num_missing_negatives"] - missing) <= 1
 
 
+def test_a_model_that_reads_text_finds_it_among_the_artifacts(
+    artifacts: dict[str, str], board: Interactions, folder: Folder, ray_session: RuntimeConfig
+) -> None:
+    out = train(artifacts, folder, ray_session, {"variant": "none"}, model="alpharec", loss={"kind": "softmax"})
+    loaded = RecommenderArtifact.load(out)
+    result = evaluate(loaded.scorer(), board.train.union(board.valid), board.test, (5,), 7).mean()
+    assert result["recall@5"] >= 0.9
+
+
 def test_a_finished_checkpoint_gives_the_same_result_again(
     artifacts: dict[str, str], folder: Folder, ray_session: RuntimeConfig
 ) -> None:

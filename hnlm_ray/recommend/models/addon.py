@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 from torch.func import functional_call
 
+from hnlm_ray.errors import UserError
 from hnlm_ray.recommend.models import build_model
 from hnlm_ray.recommend.models.base import Backbone, ModelArgs, Rows
 
@@ -24,6 +25,9 @@ class AddOn(Backbone):
     def __init__(self, args: ModelArgs) -> None:
         super().__init__(args)
         self.inner = build_model(args.options["backbone"], args, "train.rival.backbone")
+        if not self.inner.has_ids:
+            name = args.options["backbone"]
+            raise UserError(f"train.rival.backbone={name!r} has no embeddings of its own to add to: give lightgcn")
         self.final_dim, self.has_layers = self.inner.final_dim, self.inner.has_layers
 
     @property
