@@ -16,11 +16,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import ray
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from hnlm_ray.bench.frame import Bar, BenchOptions, Measurement, paired_values
 from hnlm_ray.config import RunConfig, parse_config
 from hnlm_ray.demo.config import StandinConfig
-from hnlm_ray.demo.teaching import make_model, make_tokenizer
+from hnlm_ray.demo.teaching import make_tokenizer
 from hnlm_ray.generate.chat import ChatTokenizer
 from hnlm_ray.generate.engines import EngineManager
 from hnlm_ray.generate.inputs import item_rows
@@ -28,13 +30,16 @@ from hnlm_ray.generate.prompting import load_template
 from hnlm_ray.generate.schemas import answer_schema, parse_answer
 from hnlm_ray.generate.unit_worker import TextTask, make_draft
 from hnlm_ray.generate.units import TaskSummary, commit_inputs, run_task, unit_rows
+from hnlm_ray.generate.vllm_engine import CPU_BLOCK_TOKENS
 from hnlm_ray.progress import Progress
 from hnlm_ray.runtime import connected
 from hnlm_ray.store import Folder
 
 _MAX_WORDS = 6
-_MAX_NEW_TOKENS = 320
+_MAX_NEW_TOKENS = 384
 """More than the schema's longest answer, so that no answer is cut, on neither side."""
+_CURTNESS = 160.0
+"""Preference for ending a string: about one token in ten."""
 _WORDS = ("dark", "moon", "river", "love", "ghost", "war", "ship", "garden", "cook", "train", "cat", "stone", "deep")
 
 
@@ -68,7 +73,6 @@ class _BareEngine:
     def __init__(self, config: RunConfig, model: str) -> None:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-        import torch
         from vllm import LLM, SamplingParams
         from vllm.sampling_params import StructuredOutputsParams
 
@@ -81,6 +85,7 @@ class _BareEngine:
             kv_cache_memory_bytes=int(config.llm.kv_cache_gb * 2**30),
             max_num_seqs=config.llm.max_num_seqs,
             max_num_batched_tokens=config.llm.max_num_batched_tokens,
+            block_size=CPU_BLOCK_TOKENS,
             structured_outputs_config={"backend": "xgrammar", "disable_any_whitespace": True},
         )
         schema = StructuredOutputsParams(json=answer_schema("item_profile", _MAX_WORDS))
@@ -94,18 +99,19 @@ class _BareEngine:
 def measure(options: BenchOptions) -> Measurement:
     """Rows per second of both sides, the ratio, growth with the number of rows, and where a row's time goes."""
     num_rows, sizes = (96, (48, 96)) if options.quick else (2000, (500, 8000))
-    repeats = 1 if options.quick else min(options.repeats, 3)
+    repeats = 1 if options.quick else min(options.repeats, 2)
     config = parse_config({"llm": {"num_threads": options.threads}, "runtime": {"address": "local"}})
     with tempfile.TemporaryDirectory() as scratch, connected(config.runtime):
         root = Path(scratch)
-        model = _random_model(root / "model", options.seed)
+        model = _curt_model(root / "model", options.seed)
         chat = ChatTokenizer(model)
         stage, bare = _Stage(config, model), _BareEngine(config, model)
 
         def prompts(name: str, count: int) -> _Prompts:
             return _make_prompts(root / name, chat, count, config)
 
-        sets = [prompts(f"set{number}", num_rows) for number in range(repeats + 1)]
+        warmup = prompts("warmup", num_rows // 10)
+        sets = [warmup, *(prompts(f"set{number}", num_rows) for number in range(repeats))]
         summaries: list[TaskSummary] = []
         answers: list[list[str]] = []
         pairs = paired_values(
@@ -123,6 +129,7 @@ def measure(options: BenchOptions) -> Measurement:
         overhead = _overhead(chat, sets[-1], summaries[-1])
         stage.close()
     growth = grown[1] / grown[0]
+    tokens_per_row = (summaries[-1].prompt_tokens + summaries[-1].completion_tokens) / num_rows
     figures = {
         "stage_rows_per_s": num_rows / pairs.ours,
         "bare_engine_rows_per_s": num_rows / pairs.baseline,
@@ -136,7 +143,8 @@ def measure(options: BenchOptions) -> Measurement:
         Bar("growth_off_linear_ratio", abs(growth - 1.0), 0.10, better="lower"),
     ]
     notes = [
-        f"{num_rows} prompts, {repeats} pairs; ratio_to_bare_engine = bare seconds over the stage.s, median",
+        f"{num_rows} prompts, {tokens_per_row:.0f} tokens each with the answer, {repeats} pairs",
+        "ratio_to_bare_engine = bare seconds over the stage's, median",
         f"growth_per_row_ratio = seconds per row with {sizes[1]} rows over those with {sizes[0]}",
     ]
     return Measurement(figures, bars, notes)
@@ -214,11 +222,37 @@ def _overhead(chat: ChatTokenizer, prompts: _Prompts, summary: TaskSummary) -> d
     }
 
 
-def _random_model(folder: Path, seed: int) -> str:
-    """The stand-in's architecture and tokenizer with random weights: the speed is the same, and nothing is trained."""
+def _curt_model(folder: Path, seed: int) -> str:
+    """A random Llama, of the stand-in's kind and width, that soon ends what it says: nothing is trained.
+
+    Channel 0 holds a constant that no layer changes, and the last product turns it into a preference for the quotation
+    mark that closes a string: answers of some tens of tokens, each of its own length.
+    """
     template = load_template("books", "item_profile")
-    config = StandinConfig(seed=seed)
-    tokenizer = make_tokenizer([template.system, template.user, *_WORDS], config)
+    tokenizer = make_tokenizer([template.system, template.user, *_WORDS], StandinConfig(vocab_size=1024))
     tokenizer.save_pretrained(folder)
-    make_model(tokenizer, config).save_pretrained(folder)
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=128,
+            intermediate_size=256,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            max_position_embeddings=1024,
+            initializer_range=0.3,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    with torch.no_grad():
+        model.model.embed_tokens.weight[:, 0] = 4.0
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight[0] = 0.0
+            layer.mlp.down_proj.weight[0] = 0.0
+        model.lm_head.weight[:, 0] = 0.0
+        model.lm_head.weight[tokenizer.convert_tokens_to_ids('"'), 0] = _CURTNESS
+    model.save_pretrained(folder)
     return str(folder)

@@ -19,7 +19,7 @@ from hnlm_ray.generate.chat import ChatTokenizer
 from hnlm_ray.generate.prompting import fit
 from hnlm_ray.generate.protocol import Completion, Counters, EngineDied, EngineSpec, GenerateRequest
 
-_CPU_BLOCK_TOKENS = 32
+CPU_BLOCK_TOKENS = 32
 """Tokens per block of the cache on CPUs, the shortest that the kernels take: only whole blocks are shared between
 prompts, and vLLM's own 128 are more than what ours share."""
 
@@ -211,7 +211,7 @@ def _engine_args(spec: EngineSpec) -> Any:
         cache_bytes = math.ceil(spec.kv_cache_gb * 2**30)  # else vLLM takes a share of all memory
         values |= {"enforce_eager": True, "distributed_executor_backend": "uni", "kv_cache_memory_bytes": cache_bytes}
         if spec.role == "generate":
-            values["block_size"] = _CPU_BLOCK_TOKENS
+            values["block_size"] = CPU_BLOCK_TOKENS
     if spec.role == "generate":
         # xgrammar writes `{"key": "value", ...}` with single blanks and nothing else between the tokens
         values["structured_outputs_config"] = {"backend": "xgrammar", "disable_any_whitespace": True}
