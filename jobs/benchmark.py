@@ -12,7 +12,7 @@ from hnlm_ray.runtime import set_environment
 
 def main() -> int:
     """Read the options, measure."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=sorted(BENCHES))
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--threads", type=int, default=0)

@@ -12,7 +12,7 @@ from hnlm_ray.runtime import connected, set_environment
 
 def main() -> None:
     """Read the config, connect, run."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[])
     parser.add_argument("--run-dir", metavar="URI", default="")

@@ -11,7 +11,7 @@ from hnlm_ray.sweep.driver import tune
 
 def main() -> None:
     """Read the sweep's config and run it; `tune` connects to the Ray that the config names."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[])
     parser.add_argument("--run-dir", metavar="URI", default="")
