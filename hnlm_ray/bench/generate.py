@@ -174,6 +174,7 @@ def _make_prompts(root: Path, chat: ChatTokenizer, count: int, config: RunConfig
         {
             "item_id": pa.array(range(count), pa.int32()),
             "title": words(2, 8),
+            "title_source": ["title"] * count,
             "brand": words(1, 3),
             "categories": [[word] for word in words(1, 3)],
             "description": words(20, 80),
