@@ -28,9 +28,8 @@ def fit_taste(item_text_emb: np.ndarray, train: UserItems, config: TasteConfig, 
     steps_per_epoch = len(pairs) // batch_size if batch_size > 1 else 0
     num_steps = min(config.epochs * steps_per_epoch, config.max_steps)
     if num_steps:
-        users_Ud = torch.zeros(train.num_users, items_Id.shape[1])
+        users_Ud = torch.from_numpy(train.matrix @ items_Id.numpy())
         user_ids, item_ids = (torch.from_numpy(ids.astype(np.int64)) for ids in (train.user_ids, train.item_ids))
-        users_Ud.index_add_(0, user_ids, items_Id[item_ids])
         log_popularity = torch.from_numpy(np.log(np.maximum(train.item_counts, 1) / len(item_ids))).float()
         optimizer = torch.optim.AdamW([matrix], lr=config.lr, weight_decay=config.weight_decay)
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, num_steps)

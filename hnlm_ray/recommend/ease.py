@@ -4,7 +4,6 @@ B = I - P diag(1 / diag P), P = (X^T X + lambda 1)^-1; the score of (u, i) is (X
 """
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 
 from hnlm_ray.recommend.interactions import UserItems
@@ -12,7 +11,7 @@ from hnlm_ray.recommend.interactions import UserItems
 
 def solve_ease(user_items: UserItems, ridge: float) -> np.ndarray:
     """Item weights B, float32 [I, I], diagonal zero."""
-    x = _matrix(user_items)
+    x = user_items.matrix
     gram = (x.T @ x).toarray().astype(np.float64)
     gram[np.diag_indices_from(gram)] += ridge
     inverse = np.linalg.inv(gram)
@@ -25,14 +24,8 @@ class LinearScorer:
     """Scores X B of a linear item-item model."""
 
     def __init__(self, user_items: UserItems, item_weights: np.ndarray) -> None:
-        self._matrix, self._weights = _matrix(user_items), item_weights
+        self._matrix, self._weights = user_items.matrix, item_weights
 
     def scores(self, user_ids: np.ndarray) -> torch.Tensor:
         """See `Scorer.scores`."""
         return torch.from_numpy(np.ascontiguousarray(self._matrix[user_ids] @ self._weights, dtype=np.float32))
-
-
-def _matrix(user_items: UserItems) -> sp.csr_matrix:
-    data = np.ones(len(user_items.item_ids), np.float32)
-    shape = (user_items.num_users, user_items.num_items)
-    return sp.csr_matrix((data, user_items.item_ids, user_items.indptr), shape=shape)

@@ -48,9 +48,8 @@ def guard_by_text(
     item, `popularity-matched` that of an item about as popular. What they still bring is not the text's.
     """
     items = _unit(_controlled(item_text_emb.astype(np.float32), interactions, control, seed))
-    users = np.zeros((interactions.num_users, items.shape[1]), np.float32)
-    np.add.at(users, interactions.train.user_ids, items[interactions.train.item_ids])
-    return Guard(np.concatenate([_unit(users), items]), interactions.num_users, weight)
+    users = _unit(interactions.train.matrix @ items)
+    return Guard(np.concatenate([users, items]), interactions.num_users, weight)
 
 
 def guard_by_behaviour(user_emb: np.ndarray, item_emb: np.ndarray, weight: float) -> Guard:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import scipy.sparse as sp
 
 from hnlm_ray.errors import UserError
 from hnlm_ray.store import Folder
@@ -50,6 +51,12 @@ class UserItems:
     def item_counts(self) -> np.ndarray:
         """Users per item, int64 [I]: popularity."""
         return np.bincount(self.item_ids, minlength=self.num_items)
+
+    @cached_property
+    def matrix(self) -> sp.csr_matrix:
+        """1 where a user has an item, float32 [U, I]; the ids are shared, not copied."""
+        ones = np.ones(len(self.item_ids), np.float32)
+        return sp.csr_matrix((ones, self.item_ids, self.indptr), shape=(self.num_users, self.num_items))
 
     def of(self, user_id: int) -> np.ndarray:
         """The items of one user, ascending."""

@@ -6,7 +6,6 @@ Legend: U users, I items, N = U + I nodes (users first), d width of the encoder.
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.sparse as sp
 
 from hnlm_ray.errors import UserError
 from hnlm_ray.recommend.interactions import UserItems
@@ -54,8 +53,5 @@ class TextVectors:
 def _means_of_items(user_items: UserItems, item_emb: np.ndarray) -> np.ndarray:
     """float32 [U, d]: mean over the user's training items with a vector; zero where there is none."""
     has_text = item_emb.any(1).astype(np.float32)
-    shape = (user_items.num_users, user_items.num_items)
-    ones = np.ones(len(user_items.item_ids), np.float32)
-    seen = sp.csr_matrix((ones, user_items.item_ids, user_items.indptr), shape=shape)
-    counts = seen @ has_text
-    return seen @ item_emb / np.maximum(counts, 1)[:, None]
+    counts = user_items.matrix @ has_text
+    return user_items.matrix @ item_emb / np.maximum(counts, 1)[:, None]
