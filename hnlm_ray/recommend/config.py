@@ -12,6 +12,8 @@ Variant = Literal["none", "aligned", "grounded", "hybrid", "guarded"]
 AlignmentKind = Literal["linear", "mlp", "attention", "moe"]
 Control = Literal["none", "gaussian", "shuffled", "frozen-adapter", "popularity-matched", "window-only"]
 
+_CHOOSING: tuple[SamplerKind, ...] = ("dns", "dns_mn", "ahns")
+"""Samplers whose rule chooses one of several candidates."""
 _VARIANTS_OF_CONTROL: dict[Control, tuple[Variant, ...]] = {
     "gaussian": ("aligned", "guarded"),
     "shuffled": ("aligned", "guarded"),
@@ -222,6 +224,15 @@ class TrainConfig(FitConfig):
     """Settings of the models that read text."""
     hnlm: HnlmConfig = HnlmConfig()
     """LLM hard negatives."""
+
+    @model_validator(mode="after")
+    def _guard_has_a_choice(self) -> "TrainConfig":
+        if self.hnlm.variant == "guarded" and self.sampler.kind not in _CHOOSING:
+            raise ValueError(
+                f"hnlm.variant='guarded' compares candidates, which sampler.kind={self.sampler.kind!r} does not: "
+                f"set sampler.kind to {', '.join(_CHOOSING)}"
+            )
+        return self
 
 
 class EvaluateConfig(Section):

@@ -83,7 +83,7 @@ def build_trainer(
             aligned = AlignedMix(llm.vectors, hnlm)
             alignment = build_alignment(hnlm, llm.vectors.dim, backbone.final_dim, seed)
         elif hnlm.variant == "guarded":
-            sampler = _with_guard(base, llm.guard)
+            sampler = replace(base, guard=llm.guard)
         else:
             sampler, pool_draw, refresh = _with_pool(base, hnlm, llm, interactions, seed)
     objective = Objective(
@@ -105,16 +105,6 @@ def build_trainer(
     trainer.refresh, trainer.refresh_every = refresh, hnlm.refresh_every if hnlm else 0
     trainer.on_epoch = on_epoch or trainer.on_epoch
     return trainer
-
-
-def _with_guard(base: Sampler, guard: Guard | None) -> Sampler:
-    """The base sampler whose candidates are guarded before its rule chooses."""
-    if base.rule is None:
-        raise UserError(
-            "hnlm.variant='guarded' compares candidates, and this sampler does not: "
-            "set sampler.kind to dns, dns_mn or ahns"
-        )
-    return replace(base, guard=guard)
 
 
 def _with_pool(
