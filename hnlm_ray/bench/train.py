@@ -21,7 +21,9 @@ from hnlm_ray.bench.train_memory import peak_memory
 from hnlm_ray.recommend.config import TrainConfig
 from hnlm_ray.recommend.engine import DeepSpeedEngine
 from hnlm_ray.recommend.fitting import LlmNegatives, build_trainer
+from hnlm_ray.recommend.graded import FalseNegatives
 from hnlm_ray.recommend.graph import Graph
+from hnlm_ray.recommend.guard import Guard
 from hnlm_ray.recommend.interactions import Interactions
 from hnlm_ray.recommend.pair_vectors import from_arrays
 from hnlm_ray.recommend.pool import Pool
@@ -56,6 +58,8 @@ def measure(options: BenchOptions) -> Measurement:
         Bar("aligned_over_rns", figures["aligned_over_rns"], 1.3, "lower"),
         Bar("grounded_over_rns", figures["grounded_over_rns"], 1.3, "lower"),
         Bar("hybrid_over_dns32", figures["hybrid_over_dns32"], 1.3, "lower"),
+        Bar("guarded_over_dns32", figures["guarded_over_dns32"], 1.3, "lower"),
+        Bar("graded_over_dns32", figures["graded_over_dns32"], 1.3, "lower"),
         Bar("deepspeed_over_bare", figures["deepspeed_over_bare"], 1.1, "lower"),
         Bar("ray_train_fixed_s", figures["ray_train_fixed_s"], 15, "lower"),
         Bar("aligned_peak_gb", figures["aligned_peak_gb"], 3, "lower"),
@@ -142,6 +146,8 @@ def _samplers(data: Interactions, options: BenchOptions) -> dict[str, float]:
         "aligned_over_rns": ({"hnlm": {"variant": "aligned"}}, {}),
         "grounded_over_rns": ({"hnlm": {"variant": "grounded", **window}}, {}),
         "hybrid_over_dns32": (dns | {"hnlm": {"variant": "hybrid", **window}}, dns),
+        "guarded_over_dns32": (dns | {"hnlm": {"variant": "guarded"}}, dns),
+        "graded_over_dns32": (dns | {"hnlm": {"variant": "graded"}}, dns),
     }
     figures = {}
     for name, (ours, base) in pairs.items():
@@ -172,9 +178,14 @@ def _llm_negatives(data: Interactions, seed: int) -> LlmNegatives:
     vectors = rng.standard_normal((num_vectors, VECTOR_DIM)).astype(np.float16)
     row_of_pair = rng.integers(0, num_vectors, data.num_pairs).astype(np.int32)
     pool = rng.integers(0, data.num_items, (data.num_pairs, POOL_SIZE)).astype(np.int32)
+    texts = rng.standard_normal((data.num_users + data.num_items, VECTOR_DIM), np.float32)
+    false_negatives = FalseNegatives(data, None, 0.0, POOL_SIZE, 0.5, seed)
+    false_negatives.item_ids = rng.integers(0, data.num_items, (data.num_users, POOL_SIZE)).astype(np.int32)
     return LlmNegatives(
         vectors=from_arrays(vectors, row_of_pair, data),
         pool=Pool(pool, np.full(data.num_pairs, POOL_SIZE, np.int32)),
+        guard=Guard(texts, data.num_users, weight=0.5),
+        false_negatives=false_negatives,
         user_emb=np.zeros((data.num_users, 1), np.float32),
         item_emb=np.zeros((data.num_items, 1), np.float32),
     )

@@ -8,18 +8,18 @@ from hnlm_ray.settings import Section, operational
 
 SamplerKind = Literal["rns", "pns", "dns", "dns_mn", "mixgcf", "ahns"]
 LossKind = Literal["bpr", "margin", "softmax", "infonce", "directau"]
-Variant = Literal["none", "aligned", "grounded", "hybrid", "guarded"]
+Variant = Literal["none", "aligned", "grounded", "hybrid", "guarded", "graded"]
 AlignmentKind = Literal["linear", "mlp", "attention", "moe"]
 Control = Literal["none", "gaussian", "shuffled", "frozen-adapter", "popularity-matched", "window-only"]
 
 _CHOOSING: tuple[SamplerKind, ...] = ("dns", "dns_mn", "ahns")
 """Samplers whose rule chooses one of several candidates."""
 _VARIANTS_OF_CONTROL: dict[Control, tuple[Variant, ...]] = {
-    "gaussian": ("aligned", "guarded"),
-    "shuffled": ("aligned", "guarded"),
+    "gaussian": ("aligned", "guarded", "graded"),
+    "shuffled": ("aligned", "guarded", "graded"),
     "frozen-adapter": ("aligned",),
-    "popularity-matched": ("grounded", "hybrid", "guarded"),
-    "window-only": ("grounded", "hybrid", "guarded"),
+    "popularity-matched": ("grounded", "hybrid", "guarded", "graded"),
+    "window-only": ("grounded", "hybrid", "guarded", "graded"),
 }
 
 
@@ -133,7 +133,8 @@ class HnlmConfig(Section):
     variant: Variant = "aligned"
     """`none`; `aligned` mixes h = A(z) into the negative; `grounded` replaces negatives by real items near z; `hybrid`
     lets the base sampler choose among its own candidates and such items; `guarded` takes hardness away from candidates
-    that the tuned text says the user would take: likely false negatives."""
+    that the tuned text says the user would take: likely false negatives; `graded` finds those by behaviour and text
+    and ranks them above the negatives."""
     alignment: AlignmentKind = "mlp"
     """A: `linear`, `mlp`, `attention` over the K negatives then MLP, `moe` mixture of experts."""
     hidden_dim: int = Field(default=128, ge=1)
@@ -162,8 +163,16 @@ class HnlmConfig(Section):
     guard: float = Field(default=0.5, ge=0)
     """gamma of `guarded`: standard deviations of hardness that a candidate loses per standard deviation of similarity
     between its text and the user's taste; 0 is the base sampler."""
+    grade: float = Field(default=0.5, ge=0)
+    """beta of `graded`: weight of ranking a likely false negative above the pair's negative; 0 is the base sampler."""
+    num_false_negatives: int = Field(default=20, ge=1)
+    """T of `graded`: likely false negatives per user, one of which each pair draws."""
+    text_weight: float = Field(default=0.8, ge=0)
+    """omega of `graded`: standard deviations of the user's CF scores that one of the similarity between item and taste
+    counts; 0 is the control `window-only`."""
     refresh_every: int = Field(default=0, ge=0)
-    """Every this many epochs the windows are scored again with the current model; 0 = never."""
+    """Every this many epochs windows, and the likely false negatives of `graded`, are scored again with the current
+    model; 0 = never."""
     control: Control = "none"
     """One switch of METHOD.md section 6, all else equal."""
 
@@ -224,6 +233,15 @@ class TrainConfig(FitConfig):
     """Settings of the models that read text."""
     hnlm: HnlmConfig = HnlmConfig()
     """LLM hard negatives."""
+
+    @model_validator(mode="after")
+    def _grades_are_ranked(self) -> "TrainConfig":
+        if self.hnlm.variant == "graded" and self.loss.kind in ("infonce", "directau"):
+            raise ValueError(
+                f"hnlm.variant='graded' ranks against sampled negatives, which loss.kind={self.loss.kind!r} has not: "
+                "set loss.kind to bpr, margin or softmax"
+            )
+        return self
 
     @model_validator(mode="after")
     def _guard_has_a_choice(self) -> "TrainConfig":

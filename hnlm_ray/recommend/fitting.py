@@ -12,6 +12,7 @@ from hnlm_ray.recommend.alignment import build_alignment
 from hnlm_ray.recommend.checkpoint import Checkpoint
 from hnlm_ray.recommend.config import FitConfig, HnlmConfig, TrainConfig
 from hnlm_ray.recommend.engine import BareEngine, Engine
+from hnlm_ray.recommend.graded import FalseNegatives
 from hnlm_ray.recommend.guard import Guard
 from hnlm_ray.recommend.interactions import Interactions
 from hnlm_ray.recommend.models import ModelArgs, build_model
@@ -42,6 +43,8 @@ class LlmNegatives:
     """For `grounded` and `hybrid`, before windows and controls"""
     guard: Guard | None = None
     """For `guarded`"""
+    false_negatives: FalseNegatives | None = None
+    """For `graded`, chosen already"""
     user_emb: np.ndarray | None = None
     """float32 [U, D'] of the warm-up signal: whose scores make the windows"""
     item_emb: np.ndarray | None = None
@@ -75,7 +78,8 @@ def build_trainer(
         raise UserError(f"sampler.kind='mixgcf' mixes graph layers, which model={config.model!r} has not: use lightgcn")
     base = build_sampler(config.sampler, user_items, seed)
     sampler: NegativeSampler = base
-    aligned = alignment = pool_draw = refresh = None
+    aligned = alignment = pool_draw = false_negatives = None
+    refresh: Callable[[np.ndarray, np.ndarray], None] | None = None
     if hnlm is not None:
         assert llm is not None
         if hnlm.variant == "aligned":
@@ -84,6 +88,9 @@ def build_trainer(
             alignment = build_alignment(hnlm, llm.vectors.dim, backbone.final_dim, seed)
         elif hnlm.variant == "guarded":
             sampler = replace(base, guard=llm.guard)
+        elif hnlm.variant == "graded":
+            assert llm.false_negatives is not None
+            false_negatives, refresh = llm.false_negatives, llm.false_negatives.choose
         else:
             sampler, pool_draw, refresh = _with_pool(base, hnlm, llm, interactions, seed)
     objective = Objective(
@@ -97,6 +104,7 @@ def build_trainer(
         alignment,
         mixes_layers,
         world_size,
+        false_negatives,
     )
     objective.to(device)
     wrapped = engine(objective) if engine else BareEngine(objective, config.lr)

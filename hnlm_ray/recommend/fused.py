@@ -13,23 +13,40 @@ from hnlm_ray.recommend import kernels
 
 
 def bpr_with_penalty(
-    final_TD: torch.Tensor, base_TD: torch.Tensor, places: np.ndarray, reg: float, scale: float
+    final_TD: torch.Tensor,
+    base_TD: torch.Tensor,
+    places: np.ndarray,
+    reg: float,
+    scale: float,
+    grade: float | None = None,
 ) -> torch.Tensor:
     """scale * sum over the pairs of L_rank + reg (|E_u|^2 + |E_i|^2 + |E_j|^2) / 2, a scalar with gradient.
 
-    final, base: float32 rows on the CPU, each of them once; places: int64 [3 B], rows of users, positives, negatives.
+    final, base: float32 rows on the CPU, each of them once; places: int64 [3 B], rows of users, positives, negatives;
+    given a `grade` [4 B], and grade * L_rank of the last part against the negatives is added.
     """
-    return _BprWithPenalty.apply(final_TD, base_TD, places, reg, scale)
+    return _BprWithPenalty.apply(final_TD, base_TD, places, reg, scale, grade)
 
 
 class _BprWithPenalty(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, final: torch.Tensor, base: torch.Tensor, places: np.ndarray, reg: float, scale: float
+        ctx: Any,
+        final: torch.Tensor,
+        base: torch.Tensor,
+        places: np.ndarray,
+        reg: float,
+        scale: float,
+        grade: float | None,
     ) -> torch.Tensor:
         grad, grad_base = torch.zeros_like(final), torch.zeros_like(base)
         rows, base_rows, grad_rows, grad_base_rows = (x.detach().numpy() for x in (final, base, grad, grad_base))
-        loss = kernels.bpr_step(rows, base_rows, places, reg, scale, grad_rows, grad_base_rows)
+        num_parts = 3 if grade is None else 4
+        users, positives, negatives, *false = np.split(places, num_parts)
+        loss = kernels.bpr_step(rows, users, positives, negatives, scale, grad_rows)
+        loss += kernels.layer0_step(base_rows, places[: 3 * len(users)], reg, scale, grad_base_rows)
+        if grade is not None:
+            loss += kernels.bpr_step(rows, users, false[0], negatives, grade * scale, grad_rows)
         ctx.save_for_backward(grad, grad_base)
         return final.new_tensor(loss)
 
@@ -37,5 +54,5 @@ class _BprWithPenalty(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         grad, grad_base = ctx.saved_tensors
         if float(grads[0]) == 1:
-            return grad, grad_base, None, None, None
-        return grad * grads[0], grad_base * grads[0], None, None, None
+            return grad, grad_base, None, None, None, None
+        return grad * grads[0], grad_base * grads[0], None, None, None, None

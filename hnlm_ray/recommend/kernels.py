@@ -124,24 +124,25 @@ def number_rows(rows: np.ndarray, position: np.ndarray, places: np.ndarray) -> i
     return count
 
 
-@njit(cache=True, boundscheck=False, fastmath={"contract", "reassoc"})
+_SUMS: dict[str, Any] = {"cache": True, "boundscheck": False, "fastmath": {"contract", "reassoc"}}
+
+
+@njit(**_SUMS)
 def bpr_step(
     final_TD: np.ndarray,
-    base_TD: np.ndarray,
-    places: np.ndarray,
-    reg: float,
+    users: np.ndarray,
+    positives: np.ndarray,
+    negatives: np.ndarray,
     scale: float,
     grad_TD: np.ndarray,
-    grad_base_TD: np.ndarray,
 ) -> float:
-    """scale * sum of BPR and layer-0 penalty over R / 3 pairs; their gradients are added to `grad` and `grad_base`.
+    """scale * sum of BPR over B pairs; its gradient is added to `grad`.
 
-    `places` [R] names the rows of users, positives, negatives: a row that the batch reads often is read from cache.
+    Users, positives and negatives [B] name rows: one that the batch reads often is read from cache.
     """
-    size, dim, base_dim = len(places) // 3, final_TD.shape[1], base_TD.shape[1]
+    dim = final_TD.shape[1]
     total: Any = 0.0
-    for pair in range(size):
-        u, i, j = places[pair], places[size + pair], places[2 * size + pair]
+    for u, i, j in zip(users, positives, negatives):  # noqa: B905 - numba's zip takes no `strict`
         user, pos, neg = final_TD[u], final_TD[i], final_TD[j]
         score: Any = np.float32(0)
         for k in range(dim):
@@ -153,16 +154,23 @@ def bpr_step(
             grad_user[k] += slope * (pos[k] - neg[k])
             grad_pos[k] += slope * user[k]
             grad_neg[k] -= slope * user[k]
-    times = np.zeros(len(final_TD), np.float32)
+    return float(scale * total)
+
+
+@njit(**_SUMS)
+def layer0_step(base_TD: np.ndarray, places: np.ndarray, reg: float, scale: float, grad_TD: np.ndarray) -> float:
+    """scale * reg / 2 * sum of |base[p]|^2 over the places p; its gradient is added to `grad`."""
+    dim = base_TD.shape[1]
+    times = np.zeros(len(base_TD), np.float32)
     for place in places:
         times[place] += 1
     squares: Any = 0.0
     for t in range(len(base_TD)):
-        base, grad = base_TD[t], grad_base_TD[t]
+        base, grad = base_TD[t], grad_TD[t]
         weight = np.float32(scale * reg) * times[t]
         row: Any = np.float32(0)
-        for k in range(base_dim):
+        for k in range(dim):
             row += base[k] * base[k]
             grad[k] += weight * base[k]
         squares += times[t] * row
-    return float(scale * (total + reg / 2 * squares))
+    return float(scale * reg / 2 * squares)

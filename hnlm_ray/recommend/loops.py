@@ -11,10 +11,12 @@ from hnlm_ray.recommend.checkpoint import Checkpoint
 from hnlm_ray.recommend.config import FitConfig, HnlmConfig, SignalConfig, TrainConfig
 from hnlm_ray.recommend.engine import DeepSpeedEngine
 from hnlm_ray.recommend.fitting import LlmNegatives, build_trainer, summary_of
+from hnlm_ray.recommend.graded import FalseNegatives
 from hnlm_ray.recommend.guard import Guard, guard_by_behaviour, guard_by_text
 from hnlm_ray.recommend.interactions import Interactions
 from hnlm_ray.recommend.pair_vectors import load_pair_vectors
 from hnlm_ray.recommend.pool import pool_from_negatives, pool_from_vectors
+from hnlm_ray.recommend.text_sides import TextSides, text_sides
 from hnlm_ray.recommend.text_vectors import TextVectors
 from hnlm_ray.store import Folder
 
@@ -53,8 +55,11 @@ def load_llm_negatives(
     if hnlm.variant == "aligned":
         return LlmNegatives(vectors=load_pair_vectors(embeddings, interactions, hnlm.control, seed))
     signal = Folder(uris["signal"]).read_tensors("embeddings.safetensors")
-    if hnlm.variant == "guarded":
-        return LlmNegatives(guard=_guard(hnlm, embeddings, signal, interactions, seed))
+    if hnlm.variant in ("guarded", "graded"):
+        sides = None if hnlm.control == "window-only" else _sides(hnlm, embeddings, interactions, seed)
+        if hnlm.variant == "guarded":
+            return LlmNegatives(guard=_guard(hnlm, sides, signal))
+        return LlmNegatives(false_negatives=_false_negatives(hnlm, sides, signal, interactions, seed))
     if hnlm.pool_source == "negatives":
         pool = pool_from_negatives(Folder(uris["negatives"]), interactions, hnlm.pool_size)
     else:
@@ -69,13 +74,23 @@ def load_text(uris: dict[str, Any], interactions: Interactions) -> TextVectors |
     return TextVectors.load(Folder(uris["text"]), interactions.train) if "text" in uris else None
 
 
-def _guard(
-    hnlm: HnlmConfig, embeddings: Folder, signal: dict[str, np.ndarray], interactions: Interactions, seed: int
-) -> Guard:
-    if hnlm.control == "window-only":
-        return guard_by_behaviour(signal["user_emb"], signal["item_emb"], hnlm.guard)
+def _sides(hnlm: HnlmConfig, embeddings: Folder, interactions: Interactions, seed: int) -> TextSides:
     item_taste_emb = embeddings.read_tensors("taste.safetensors")["item_taste_emb"]
-    return guard_by_text(item_taste_emb, interactions, hnlm.guard, hnlm.control, seed)
+    return text_sides(item_taste_emb, interactions, hnlm.control, seed)
+
+
+def _guard(hnlm: HnlmConfig, sides: TextSides | None, signal: dict[str, np.ndarray]) -> Guard:
+    if sides is None:
+        return guard_by_behaviour(signal["user_emb"], signal["item_emb"], hnlm.guard)
+    return guard_by_text(sides, hnlm.guard)
+
+
+def _false_negatives(
+    hnlm: HnlmConfig, sides: TextSides | None, signal: dict[str, np.ndarray], interactions: Interactions, seed: int
+) -> FalseNegatives:
+    found = FalseNegatives(interactions, sides, hnlm.text_weight, hnlm.num_false_negatives, hnlm.grade, seed)
+    found.choose(signal["user_emb"], signal["item_emb"])
+    return found
 
 
 def _fit(

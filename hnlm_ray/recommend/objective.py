@@ -16,6 +16,7 @@ from hnlm_ray.recommend import losses
 from hnlm_ray.recommend.config import HnlmConfig, LossConfig
 from hnlm_ray.recommend.distinct import DistinctRows
 from hnlm_ray.recommend.fused import bpr_with_penalty
+from hnlm_ray.recommend.graded import FalseNegatives
 from hnlm_ray.recommend.interactions import UserItems
 from hnlm_ray.recommend.models.base import Backbone, Rows
 from hnlm_ray.recommend.pair_vectors import PairVectors
@@ -51,11 +52,13 @@ class Objective(nn.Module):
         alignment: nn.Module | None = None,
         mixes_layers: bool = False,
         world_size: int = 1,
+        false_negatives: FalseNegatives | None = None,
     ) -> None:
         super().__init__()
         self.backbone, self.alignment = backbone, alignment
         self.sampler, self.loss, self.reg, self.seed = sampler, loss, reg, seed
         self.aligned, self.mixes_layers, self.world_size = aligned, mixes_layers, world_size
+        self.false_negatives = false_negatives
         self.shared = SharedNegatives(user_items, loss.num_shared_negatives, seed) if loss.kind == "softmax" else None
         # An auxiliary loss may rely on the rows that `backbone.rows` was called with, in the order of the batch.
         self._is_plain_bpr = loss.kind == "bpr" and aligned is None and not mixes_layers and not backbone.has_auxiliary
@@ -68,7 +71,8 @@ class Objective(nn.Module):
         self.backbone.begin_step(batch.epoch, batch.step)
         negative_ids, known = self._sample(batch)
         shared_ids = self.shared.draw(batch) if self.shared else np.empty(0, np.int32)
-        rows = self._rows(batch, negative_ids, shared_ids)
+        false_ids = self.false_negatives.draw(batch) if self.false_negatives else np.empty(0, np.int32)
+        rows = self._rows(batch, negative_ids, shared_ids, false_ids)
         size = len(batch.user_ids)
         share = self.world_size / batch.global_size
         device = self.backbone.device
@@ -76,18 +80,22 @@ class Objective(nn.Module):
             # A batch names its popular items many times: each row is read, and gets its gradient, once.
             touched, places = self._distinct.of(rows)
             once = self.backbone.rows(touched, known=known)
-            return bpr_with_penalty(once.final, once.base, places.numpy(), self.reg, share)
+            grade = self.false_negatives.weight if self.false_negatives else None
+            return bpr_with_penalty(once.final, once.base, places.numpy(), self.reg, share, grade)
         read = self.backbone.rows(rows.to(device), self.mixes_layers, known)
         # Split, not sliced: the gradient of a split is one concatenation, that of each slice a zeroed matrix.
-        parts = [size, size, negative_ids.size, shared_ids.size]
-        user, positive, negative, shared = read.final.split(parts)
-        user_base, positive_base, negative_base, _ = read.base.split(parts)
+        parts = [size, size, negative_ids.size, shared_ids.size, false_ids.size]
+        user, positive, negative, shared, false = read.final.split(parts)
+        user_base, positive_base, negative_base, *_ = read.base.split(parts)
         if self.mixes_layers:
             negative, negative_base = self._mix_layers(batch, read, negative_ids.shape[1])
         extra = torch.zeros((), device=user.device)
         if self.aligned is not None:
             negative, extra = self._align(batch, user, positive, negative)
         per_pair = self._rank(batch, user, positive, negative, shared, shared_ids)
+        if self.false_negatives:
+            graded = self._rank(batch, user, false, negative, shared, shared_ids)
+            extra = extra + self.false_negatives.weight * graded
         penalty = losses.layer0_penalty(user_base, positive_base, negative_base)
         total = (per_pair + extra + self.reg * penalty).sum()
         auxiliary = self.backbone.auxiliary(*self._ids(batch.user_ids, batch.item_ids))
@@ -102,9 +110,11 @@ class Objective(nn.Module):
         self.sampling_s += time.perf_counter() - start
         return negative_ids, emb
 
-    def _rows(self, batch: Batch, negative_ids: np.ndarray, shared_ids: np.ndarray) -> torch.Tensor:
-        """Nodes of users, positives, negatives and shared negatives, int64 [R]."""
-        items = np.concatenate([batch.item_ids, negative_ids.ravel(), shared_ids]).astype(np.int64)
+    def _rows(
+        self, batch: Batch, negative_ids: np.ndarray, shared_ids: np.ndarray, false_ids: np.ndarray
+    ) -> torch.Tensor:
+        """Nodes of users, positives, negatives, shared negatives and likely false negatives, int64 [R]."""
+        items = np.concatenate([batch.item_ids, negative_ids.ravel(), shared_ids, false_ids]).astype(np.int64)
         return torch.from_numpy(np.concatenate([batch.user_ids.astype(np.int64), items + self.backbone.num_users]))
 
     def _mix_layers(self, batch: Batch, read: Rows, num_candidates: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,19 +10,24 @@ from hnlm_ray.recommend.fused import bpr_with_penalty
 
 @pytest.mark.parametrize("spread", [0.1, 30.0])
 @pytest.mark.parametrize("outer", [1.0, 0.25])
-def test_loss_and_gradients_equal_autograd(spread: float, outer: float) -> None:
+@pytest.mark.parametrize("grade", [None, 0.5])
+def test_loss_and_gradients_equal_autograd(spread: float, outer: float, grade: float | None) -> None:
     generator = torch.Generator().manual_seed(0)
     final, base = (spread * torch.randn(70, dim, generator=generator) for dim in (16, 4))  # NGCF's are wider
-    places = torch.randint(70, (3 * 50,), generator=generator)  # rows are read several times, some never
+    places = torch.randint(
+        70, ((4 if grade else 3) * 50,), generator=generator
+    )  # rows are read several times, some never
     reg, scale = 1e-3, 1 / 50
     ours = [final.clone().requires_grad_(), base.clone().requires_grad_()]
-    loss = bpr_with_penalty(ours[0], ours[1], places.numpy(), reg, scale)
+    loss = bpr_with_penalty(ours[0], ours[1], places.numpy(), reg, scale, grade)
     (outer * loss).backward()  # type: ignore[no-untyped-call]
 
     plain = [final.double().requires_grad_(), base.double().requires_grad_()]
-    user, positive, negative = plain[0][places].split(50)
-    penalty = losses.layer0_penalty(*plain[1][places].split(50))
+    user, positive, negative, *false = plain[0][places].split(50)
+    penalty = losses.layer0_penalty(*plain[1][places].split(50)[:3])
     expected = scale * (losses.bpr(user, positive, negative) + reg * penalty).sum()
+    if grade is not None:
+        expected = expected + scale * grade * losses.bpr(user, false[0], negative).sum()
     (outer * expected).backward()  # type: ignore[no-untyped-call]
 
     assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)

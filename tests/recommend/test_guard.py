@@ -11,6 +11,7 @@ from hnlm_ray.recommend.fitting import LlmNegatives, build_trainer
 from hnlm_ray.recommend.guard import Guard, guard_by_behaviour, guard_by_text
 from hnlm_ray.recommend.interactions import Interactions
 from hnlm_ray.recommend.samplers.base import Batch
+from hnlm_ray.recommend.text_sides import text_sides
 
 NUM_USERS, NUM_ITEMS = 30, 40
 
@@ -24,6 +25,10 @@ def shop() -> tuple[Interactions, np.ndarray]:
     text[:20, 0] = text[20:, 1] = 1
     text += rng.normal(0, 0.05, text.shape).astype(np.float32)
     return Interactions.from_arrays((users, items), NUM_USERS, NUM_ITEMS), text
+
+
+def text_guard(text: np.ndarray, data: Interactions, weight: float, control: Control = "none") -> Guard:
+    return guard_by_text(text_sides(text, data, control, 0), weight)
 
 
 def trainer(data: Interactions, guard: Guard, **train: Any) -> Any:
@@ -57,7 +62,7 @@ def test_text_turns_the_choice_away_from_what_the_user_takes() -> None:
     data, text = shop()
     shares = {}
     for weight in (0.0, 5.0):
-        sampler = trainer(data, guard_by_text(text, data, weight, "none", 0)).objective.sampler
+        sampler = trainer(data, text_guard(text, data, weight)).objective.sampler
         emb = torch.randn(NUM_USERS + NUM_ITEMS, 8, generator=torch.Generator().manual_seed(1))
         shares[weight] = share_of_own_half(data, sampler.sample(batch_of(data), emb))
     assert shares[0.0] > 0.25
@@ -67,7 +72,7 @@ def test_text_turns_the_choice_away_from_what_the_user_takes() -> None:
 @pytest.mark.parametrize("control", ["gaussian", "shuffled"])
 def test_controls_take_the_meaning_out_of_the_text(control: Control) -> None:
     data, text = shop()
-    real, fake = (guard_by_text(text, data, 1.0, name, 0) for name in ("none", control))
+    real, fake = (text_guard(text, data, 1.0, name) for name in ("none", control))
     own = np.arange(NUM_ITEMS)[None, :] // 20 == np.arange(NUM_USERS)[:, None] % 2
     seen = np.zeros_like(own)
     seen[data.user_ids, data.item_ids] = True
@@ -85,7 +90,7 @@ def _gap(guard: Guard, own: np.ndarray, other: np.ndarray) -> float:
 def test_popularity_matched_swaps_items_of_like_popularity() -> None:
     data, _ = shop()
     marks = np.eye(NUM_ITEMS, dtype=np.float32)
-    swapped = guard_by_text(marks, data, 1.0, "popularity-matched", 0).vectors[NUM_USERS:].argmax(1)
+    swapped = text_guard(marks, data, 1.0, "popularity-matched").vectors[NUM_USERS:].argmax(1)
     assert sorted(swapped) == list(range(NUM_ITEMS))
     assert (swapped != np.arange(NUM_ITEMS)).all()
     order = np.argsort(data.train.item_counts, kind="stable")
@@ -106,7 +111,7 @@ def test_training_reads_the_guard() -> None:
     data, text = shop()
     losses = []
     for control in ("none", "shuffled"):
-        run = trainer(data, guard_by_text(text, data, 3.0, control, 0), epochs=2)
+        run = trainer(data, text_guard(text, data, 3.0, control), epochs=2)
         run.fit()
         losses.append(run.state.history[-1]["loss"])
     assert losses[0] != losses[1]
@@ -114,7 +119,7 @@ def test_training_reads_the_guard() -> None:
 
 def test_a_sampler_without_a_choice_is_refused() -> None:
     data, text = shop()
-    guard = guard_by_text(text, data, 1.0, "none", 0)
+    guard = text_guard(text, data, 1.0)
     for kind in ("rns", "mixgcf"):
         with pytest.raises(ValueError, match="dns, dns_mn, ahns"):
             trainer(data, guard, sampler={"kind": kind})

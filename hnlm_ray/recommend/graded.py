@@ -1,0 +1,70 @@
+"""`graded`: text tells false hard negatives from true ones, and both are used as what they are (METHOD.md section 5).
+
+An unseen item that behaviour and text say the user would take is likely no negative at all. Leaving it out, as
+`guarded` does, forgets what is known of it; `graded` ranks it where it belongs: above the hard negatives.
+
+Legend: U users, I items, B pairs of a batch, T likely false negatives per user.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from hnlm_ray.recommend.interactions import Interactions
+from hnlm_ray.recommend.samplers import drawing
+from hnlm_ray.recommend.samplers.base import Batch
+from hnlm_ray.recommend.text_sides import TextSides
+
+_STREAM = 9
+_USERS_PER_BLOCK = 256
+
+
+@dataclass
+class FalseNegatives:
+    """Each user's T unseen items of which behaviour and text together say that they would be taken."""
+
+    interactions: Interactions
+    sides: TextSides | None
+    """What text knows; None: behaviour alone, the control `window-only`"""
+    text_weight: float
+    """Standard deviations of the behavioural score that one of the similarity in text is worth"""
+    num_per_user: int
+    """T"""
+    weight: float
+    """beta: of -log sigmoid(e_u.e_f - e_u.e_j) beside L_rank"""
+    seed: int
+    item_ids: np.ndarray = field(init=False)
+    """int32 [U, T], -1 where a user has taken too much of the catalogue"""
+
+    def choose(self, user_emb: np.ndarray, item_emb: np.ndarray) -> None:
+        """Choose them anew by these embeddings, [U, D] and [I, D], a block of users at a time."""
+        data = self.interactions
+        num_per_user = min(self.num_per_user, data.num_items)
+        self.item_ids = np.empty((data.num_users, num_per_user), np.int32)
+        for start in range(0, data.num_users, _USERS_PER_BLOCK):
+            user_ids = np.arange(start, min(start + _USERS_PER_BLOCK, data.num_users))
+            scores = _standardised(user_emb[user_ids] @ item_emb.T)
+            if self.sides is not None:
+                scores += np.float32(self.text_weight) * _standardised(self.sides.users[user_ids] @ self.sides.items.T)
+            rows, seen = data.train.entries(user_ids)
+            scores[rows, seen] = -np.inf
+            best = torch.from_numpy(scores).topk(num_per_user)
+            self.item_ids[user_ids] = np.where(np.isfinite(best.values.numpy()), best.indices.numpy(), -1)
+
+    def draw(self, batch: Batch) -> np.ndarray:
+        """One of the user's for each pair, int32 [B]; a user who has none gets the pair's own positive."""
+        fractions = np.empty((len(batch.pair_ids), 1), np.float32)
+        drawing.draw_fractions(drawing.stream_key(self.seed, _STREAM, batch.epoch), batch.pair_ids, fractions)
+        place = (fractions[:, 0] * self.item_ids.shape[1]).astype(np.int64)
+        drawn = self.item_ids[batch.user_ids, place]
+        return np.where(drawn >= 0, drawn, batch.item_ids)
+
+
+def _standardised(scores_UI: np.ndarray) -> np.ndarray:
+    """Each row in standard deviations from its mean, over the entries that are not exactly 0: those say nothing."""
+    known = scores_UI != 0
+    count = np.maximum(known.sum(axis=1, keepdims=True), 1)
+    centred = np.where(known, scores_UI - scores_UI.sum(axis=1, keepdims=True) / count, 0)
+    spread = np.sqrt(np.square(centred).sum(axis=1, keepdims=True) / count)
+    return centred / np.maximum(spread, np.float32(1e-6))

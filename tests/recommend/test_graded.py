@@ -1,0 +1,133 @@
+"""`graded`: which items count as likely false negatives, and where the loss puts them."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_guard import NUM_ITEMS, NUM_USERS, batch_of, shop
+
+from hnlm_ray.recommend.config import TrainConfig
+from hnlm_ray.recommend.fitting import LlmNegatives, build_trainer
+from hnlm_ray.recommend.graded import FalseNegatives
+from hnlm_ray.recommend.interactions import Interactions
+from hnlm_ray.recommend.text_sides import text_sides
+from hnlm_ray.recommend.trainer import Trainer
+
+RNG = np.random.default_rng(3)
+USER_EMB, ITEM_EMB = (RNG.standard_normal((count, 8)).astype(np.float32) for count in (NUM_USERS, NUM_ITEMS))
+
+
+def found(data: Interactions, text: np.ndarray | None, weight: float = 0.5, **settings: Any) -> FalseNegatives:
+    values = {"text_weight": 100.0, "num_per_user": 5, "seed": 0} | settings
+    sides = None if text is None else text_sides(text, data, "none", 0)
+    false_negatives = FalseNegatives(data, sides, weight=weight, **values)
+    false_negatives.choose(USER_EMB, ITEM_EMB)
+    return false_negatives
+
+
+def trainer(data: Interactions, false_negatives: FalseNegatives, **train: Any) -> Trainer:
+    base = {"sampler": {"kind": "dns", "num_candidates": 8}, "dim": 8, "reg": 0.0, "hnlm": {"variant": "graded"}}
+    config = TrainConfig.model_validate(base | train)
+    return build_trainer(data, config, 0, LlmNegatives(false_negatives=false_negatives))
+
+
+def own_half(item_ids: np.ndarray) -> np.ndarray:
+    return item_ids // 20 == np.arange(NUM_USERS)[:, None] % 2
+
+
+def test_text_names_unseen_items_that_the_user_would_take() -> None:
+    data, text = shop()
+    item_ids = found(data, text).item_ids
+    assert own_half(item_ids).all()
+    seen = set(zip(data.user_ids.tolist(), data.item_ids.tolist(), strict=True))
+    assert not seen & {(user, item) for user, row in enumerate(item_ids.tolist()) for item in row}
+    assert all(len(set(row)) == 5 for row in item_ids.tolist())
+
+
+def test_without_text_behaviour_decides() -> None:
+    data, text = shop()
+    alone = found(data, None).item_ids
+    scores = USER_EMB @ ITEM_EMB.T
+    scores[data.user_ids, data.item_ids] = -np.inf
+    np.testing.assert_array_equal(np.sort(alone), np.sort(np.argsort(-scores, axis=1)[:, :5]))
+    np.testing.assert_array_equal(found(data, text, text_weight=0.0).item_ids, alone)
+
+
+def test_an_item_without_text_is_judged_by_behaviour() -> None:
+    data, text = shop()
+    text[7] = 0
+    sides = text_sides(text, data, "none", 0)
+    user = next(user for user in range(1, NUM_USERS, 2) if 7 not in data.train.of(user))
+    emb = USER_EMB.copy()
+    emb[user] = 50 * ITEM_EMB[7]
+    false_negatives = FalseNegatives(data, sides, 0.5, 1, 0.5, 0)
+    false_negatives.choose(emb, ITEM_EMB)
+    assert false_negatives.item_ids[user, 0] == 7
+
+
+def test_a_user_who_has_nearly_everything_draws_the_positive_where_none_is_left() -> None:
+    items = np.tile(np.arange(4), 2)[:7]
+    data = Interactions.from_arrays((np.repeat([0, 1], 4)[:7], items), 2, 4)
+    false_negatives = FalseNegatives(data, None, 0.0, 3, 0.5, 0)
+    false_negatives.choose(USER_EMB[:2], ITEM_EMB[:4])
+    assert (false_negatives.item_ids[0] == -1).all()
+    assert false_negatives.item_ids[1].tolist() == [3, -1, -1]
+    drawn = false_negatives.draw(batch_of(data))
+    assert (drawn[:4] == data.item_ids[:4]).all()
+    assert set(drawn[4:].tolist()) <= {3, *data.item_ids[4:].tolist()}
+
+
+@pytest.mark.parametrize("kind", ["bpr", "margin", "softmax"])
+def test_the_loss_ranks_them_above_the_negative(kind: str) -> None:
+    data, text = shop()
+    batch = batch_of(data)
+    losses = {}
+    for weight in (0.0, 0.5, 1.0):
+        run = trainer(data, found(data, text, weight), loss={"kind": kind})
+        losses[weight] = float(run.objective(batch).detach())
+    assert losses[0.5] > losses[0.0]
+    assert losses[1.0] - losses[0.5] == pytest.approx(losses[0.5] - losses[0.0], rel=1e-3)
+
+
+def test_compiled_and_plain_steps_agree() -> None:
+    data, text = shop()
+    gradients = []
+    for compiled in (True, False):
+        run = trainer(data, found(data, text), reg=1e-3)
+        run.objective._is_plain_bpr = compiled
+        run.objective(batch_of(data)).backward()
+        gradients.append([value.grad.clone() for value in run.objective.parameters() if value.grad is not None])
+    assert gradients[0]
+    for one, two in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
+
+
+def test_training_recommends_more_of_what_text_names_than_the_base_sampler() -> None:
+    """Both see the same few interactions; only one is told which half of the catalogue a user likes."""
+    data, text = shop()
+    few = np.arange(data.num_pairs) % 6 < 2
+    data = Interactions.from_arrays((data.user_ids[few], data.item_ids[few]), NUM_USERS, NUM_ITEMS)
+    own = own_half(np.arange(NUM_ITEMS)[None, :])
+    hits = []
+    for weight in (0.0, 1.0):
+        tensors = trainer(data, found(data, text, weight), epochs=10, lr=0.02).fit()
+        scores = tensors["user_emb"] @ tensors["item_emb"].T
+        scores[data.user_ids, data.item_ids] = -np.inf
+        top = np.argsort(-scores, axis=1)[:, :5]
+        hits.append(float(np.take_along_axis(own, top, axis=1).mean()))
+    assert hits[1] > hits[0] + 0.05
+
+
+def test_refresh_chooses_by_the_current_model() -> None:
+    data, _ = shop()
+    false_negatives = found(data, None)
+    before = false_negatives.item_ids.copy()
+    trainer(data, false_negatives, epochs=3, hnlm={"variant": "graded", "refresh_every": 1}).fit()
+    assert (false_negatives.item_ids != before).any()
+
+
+def test_losses_without_sampled_negatives_are_refused() -> None:
+    data, text = shop()
+    with pytest.raises(ValueError, match="bpr, margin or softmax"):
+        trainer(data, found(data, text), loss={"kind": "directau"})
