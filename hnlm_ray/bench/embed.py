@@ -1,4 +1,4 @@
-"""Benchmark `embed`: the stage's plan (Ray Data, engine host, texts, shards) against bare vLLM `embed`, MiniLM.
+"""Benchmark `embed`: the stage's units (texts, dispatcher, engine host, shards) against bare vLLM `embed`, MiniLM.
 
 Both sides embed the q of the same pairs in the same precision on the same threads, and both tokenise. Ours also writes
 the texts from the artifacts and the shards; start-up of either engine is not timed.

@@ -9,9 +9,11 @@ import os
 import tempfile
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +21,7 @@ import ray
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from hnlm_ray.bench.frame import Bar, BenchOptions, Measurement, paired_values
+from hnlm_ray.bench.frame import Bar, BenchOptions, Measurement, paired_values, seconds_of
 from hnlm_ray.config import RunConfig, parse_config
 from hnlm_ray.demo.config import StandinConfig
 from hnlm_ray.demo.teaching import make_tokenizer
@@ -29,7 +31,7 @@ from hnlm_ray.generate.inputs import item_rows
 from hnlm_ray.generate.prompting import load_template
 from hnlm_ray.generate.schemas import answer_schema, parse_answer
 from hnlm_ray.generate.unit_worker import TextTask, make_draft
-from hnlm_ray.generate.units import TaskSummary, commit_inputs, run_task, unit_rows
+from hnlm_ray.generate.units import TaskSummary, commit_inputs, feeding_of, list_units, run_task, unit_rows
 from hnlm_ray.generate.vllm_engine import CPU_BLOCK_TOKENS
 from hnlm_ray.progress import Progress
 from hnlm_ray.runtime import connected
@@ -40,6 +42,11 @@ _MAX_NEW_TOKENS = 384
 """More than the schema's longest answer, so that no answer is cut, on neither side."""
 _CURTNESS = 160.0
 """Preference for ending a string: about one token in ten."""
+_CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+"""With the instruction, as every chat model has it and the stand-in does not: it is most of what prompts share."""
 _WORDS = ("dark", "moon", "river", "love", "ghost", "war", "ship", "garden", "cook", "train", "cat", "stone", "deep")
 
 
@@ -52,7 +59,7 @@ class _Prompts:
 
 
 class _Stage:
-    """Our side: the units of a task through Ray Data, the dispatcher and the engine, to shards on disk."""
+    """Our side: the units of a task through the dispatcher and the engine, to shards on disk."""
 
     def __init__(self, config: RunConfig, model: str) -> None:
         self._llm = config.llm
@@ -62,6 +69,12 @@ class _Stage:
 
     def run(self, prompts: _Prompts) -> TaskSummary:
         return run_task(prompts.task, self._group, self._llm, Progress("bench"), "rows")
+
+    def seconds(self, prompts: _Prompts, way: Literal["from_here", "by_ray_data"]) -> float:
+        """Seconds of the same work with the engines fed in one way, whatever the number of rows."""
+        units = list_units(prompts.task.inputs)
+        feeding = feeding_of(prompts.task, self._group, self._llm, units)
+        return seconds_of(lambda: list(getattr(feeding, way)(units)))
 
     def close(self) -> None:
         self._manager.close()
@@ -86,6 +99,7 @@ class _BareEngine:
             max_num_seqs=config.llm.max_num_seqs,
             max_num_batched_tokens=config.llm.max_num_batched_tokens,
             block_size=CPU_BLOCK_TOKENS,
+            enable_prefix_caching=True,
             structured_outputs_config={"backend": "xgrammar", "disable_any_whitespace": True},
         )
         schema = StructuredOutputsParams(json=answer_schema("item_profile", _MAX_WORDS))
@@ -122,10 +136,9 @@ def measure(options: BenchOptions) -> Measurement:
         same = _share_of_equal_answers(sets[-1], answers[-1])
         grown = []
         for size in sizes:
-            own = prompts(f"size{size}", size)
-            started = time.perf_counter()
-            stage.run(own)
-            grown.append((time.perf_counter() - started) / size)
+            grown.append(seconds_of(partial(stage.run, prompts(f"size{size}", size))) / size)
+        from_here = stage.seconds(prompts("from_here", sizes[0]), "from_here")
+        by_ray_data = stage.seconds(prompts("by_ray_data", sizes[0]), "by_ray_data")
         overhead = _overhead(chat, sets[-1], summaries[-1])
         stage.close()
     growth = grown[1] / grown[0]
@@ -135,7 +148,10 @@ def measure(options: BenchOptions) -> Measurement:
         "bare_engine_rows_per_s": num_rows / pairs.baseline,
         "growth_per_row_ratio": growth,
         "equal_answers_ratio": same,
+        "ray_data_start_s": by_ray_data - from_here,
+        **{f"estimate_{name}_deviation_ratio": value for name, value in summaries[-1].cost["deviation"].items()},
         "prefix_hit_ratio": summaries[-1].prefix_hit_rate,
+        "prefix_shared_ratio": shared_prefix_ratio(chat.tokenize(sets[-1].texts), CPU_BLOCK_TOKENS),
         **overhead,
     }
     bars = [
@@ -145,9 +161,25 @@ def measure(options: BenchOptions) -> Measurement:
     notes = [
         f"{num_rows} prompts, {tokens_per_row:.0f} tokens each with the answer, {repeats} pairs",
         "ratio_to_bare_engine = bare seconds over the stage's, median",
+        "ray_data_start_s = what Ray Data's workers add to the smaller size; estimates come from a task's first units",
+        "prefix_shared_ratio = what an endless cache of whole blocks would hold of the prompts: the most to be hit",
         f"growth_per_row_ratio = seconds per row with {sizes[1]} rows over those with {sizes[0]}",
     ]
     return Measurement(figures, bars, notes)
+
+
+def shared_prefix_ratio(prompts: Sequence[Sequence[int]], block_tokens: int) -> float:
+    """Share of the prompts' tokens that stand in whole blocks with which an earlier prompt begins, too.
+
+    The last token of a prompt is always computed, and with it its block.
+    """
+    known: set[tuple[int, ...]] = set()
+    shared = 0
+    for prompt in prompts:
+        heads = (tuple(prompt[:end]) for end in range(block_tokens, len(prompt), block_tokens))
+        shared += block_tokens * sum(1 for _ in itertools.takewhile(known.__contains__, heads))
+        known.update(tuple(prompt[:end]) for end in range(block_tokens, len(prompt) + 1, block_tokens))
+    return shared / sum(len(prompt) for prompt in prompts)
 
 
 def _timed(run: Callable[[int], object]) -> Callable[[], float]:
@@ -231,6 +263,7 @@ def _curt_model(folder: Path, seed: int) -> str:
     """
     template = load_template("books", "item_profile")
     tokenizer = make_tokenizer([template.system, template.user, *_WORDS], StandinConfig(vocab_size=1024))
+    tokenizer.chat_template = _CHAT_TEMPLATE
     tokenizer.save_pretrained(folder)
     torch.manual_seed(seed)
     model = LlamaForCausalLM(

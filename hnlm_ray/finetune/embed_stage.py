@@ -27,7 +27,7 @@ def run(ctx: "StageContext") -> dict[str, Any]:
     config, out, tuned = ctx.config.embed, ctx.out("embeddings"), ctx.input("finetune")
     spec = EncoderSpec.from_json(tuned.read_json("encoder.json"))
     dtype = engine_dtype(ctx)
-    num_engines = ctx.config.llm.replicas[0]
+    num_engines = ctx.config.llm.replicas[1]
     merged = str(tuned.child("merged").local())
     encoder = ctx.engines.encoder(merged, pooling=spec.pooling, max_length=spec.max_length, dtype=dtype)
     parity = prove_parity(encoder, tuned.child("parity"), dtype)

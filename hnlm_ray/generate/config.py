@@ -69,7 +69,7 @@ class LLMConfig(Section):
     gpu_memory_utilization: float = operational(0.9, gt=0, le=1)
     """Share of a GPU's memory that one engine takes; lower it where engines share a GPU."""
     num_threads: int = operational(0, ge=0)
-    """Threads of a CPU engine; 0 = the cores of the driver's machine, less one while generating."""
+    """Threads of a CPU engine; 0 = the cores of its machine."""
     max_num_seqs: int = operational(128, ge=1)
     """Rows that one engine decodes at a time."""
     max_num_batched_tokens: int = operational(4096, ge=64)

@@ -94,10 +94,19 @@ def cost_of(usage: Usage, llm: LLMConfig) -> Cost:
     )
 
 
-def deviation(estimated: Cost, measured: Cost) -> float:
-    """(estimated - measured) / measured, in tokens."""
-    tokens = measured.prompt_tokens + measured.completion_tokens
-    return round((estimated.prompt_tokens + estimated.completion_tokens) / tokens - 1, 4) if tokens else 0.0
+def deviation(estimated: Cost, measured: Cost) -> dict[str, float]:
+    """(estimated - measured) / measured of tokens, engine-hours and price; GPU-hours deviate as engine-hours do."""
+
+    def relative(expected: float, found: float) -> float:
+        return round(expected / found - 1, 4) if found else 0.0
+
+    return {
+        "tokens": relative(
+            estimated.prompt_tokens + estimated.completion_tokens, measured.prompt_tokens + measured.completion_tokens
+        ),
+        "engine_hours": relative(estimated.engine_hours, measured.engine_hours),
+        "price": relative(estimated.price, measured.price),
+    }
 
 
 def total(parts: Sequence[Usage]) -> Usage:

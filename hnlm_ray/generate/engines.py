@@ -1,6 +1,5 @@
 """The engines of one run: asked for by the stages, kept alive across them, so that each model is started once."""
 
-import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -120,7 +119,6 @@ class EngineManager:
         llm = self._llm
         _check_model("llm.model", model)
         is_http = llm.engine == "http"
-        cores = os.cpu_count() or 1
         spec = EngineSpec(
             role="http" if is_http else "generate",
             model=model,
@@ -131,7 +129,7 @@ class EngineManager:
             trust_remote_code=bool(llm.trust_remote_code),
             seed=llm.seed,
             gpus=llm.gpus_per_replica,
-            num_threads=0 if llm.gpus_per_replica else llm.num_threads or max(1, cores - 1),  # one is left to the plan
+            num_threads=0 if llm.gpus_per_replica else llm.num_threads,
             tensor_parallel_size=llm.tensor_parallel_size,
             kv_cache_gb=llm.kv_cache_gb,
             gpu_memory_utilization=llm.gpu_memory_utilization,
@@ -166,17 +164,13 @@ class EngineManager:
             dtype=dtype,
             pooling=default_pooling(model) if chosen == "auto" else chosen,
             max_length=max_length or self._encoder.max_length,
-            num_threads=self._llm.num_threads or os.cpu_count() or 1,  # long products, few steps: every core counts
+            num_threads=self._llm.num_threads,
             gpus=min(1.0, self._llm.gpus_per_replica),
             kv_cache_gb=self._llm.kv_cache_gb,
             gpu_memory_utilization=self._llm.gpu_memory_utilization,
             max_num_seqs=max(self._llm.max_num_seqs, 256),
         )
         return self._group(self._place(spec), spec)
-
-    def unload(self, group: EngineGroup) -> None:
-        """Give the memory of a model back that no later stage needs."""
-        ray.get(group.dispatcher.unload.remote(group.spec.key), timeout=120)
 
     def release_gpus(self) -> None:
         """End the engines that hold GPUs: before a training that needs them."""

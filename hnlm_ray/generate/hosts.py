@@ -77,12 +77,6 @@ class EngineHost:
             if spec.key not in self._engines:
                 self._engines[spec.key] = self._build(spec)
 
-    def unload(self, key: str) -> None:
-        """Give a model's memory back."""
-        with self._loading:
-            if engine := self._engines.pop(key, None):
-                engine.close()
-
     @ray.method(num_returns=2)
     def call(self, key: str, method: str, argument: Any) -> tuple[None, Any]:
         """`generate` or `embed` on one engine. The first return value only says that the second is there."""
@@ -166,12 +160,6 @@ class Dispatcher:
             raise EngineDied(_in_words(error, self._plan)) from None
         finally:
             await self._give_back(host, alone=False)
-
-    async def unload(self, key: str) -> None:
-        """Take a model off every host."""
-        for host in self._hosts:
-            if host.models.pop(key, None):
-                await host.handle.unload.remote(key)
 
     async def counters(self, key: str) -> Counters:
         """Rows and tokens of all hosts, those that ended included."""

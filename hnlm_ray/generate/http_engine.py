@@ -56,10 +56,6 @@ class HTTPEngine:
         """Not through an endpoint: the encoder is tuned here, so it runs here."""
         raise NotImplementedError
 
-    def close(self) -> None:
-        """Wait for open requests and end the threads."""
-        self._pool.shutdown()
-
     def _answer(self, request: GenerateRequest, row: Fitted, index: int) -> Completion:
         body = {
             "model": self._spec.model,

@@ -104,9 +104,6 @@ class Engine(Protocol):
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors [len(texts), d] float32."""
 
-    def close(self) -> None:
-        """Give memory and connections back."""
-
 
 class EngineDied(RuntimeError):
     """An engine process ended, or hung past its time, with work in it: asking again may well succeed."""

@@ -1,25 +1,24 @@
-"""The Ray Data plan of an LLM stage: the units that are not done yet, through thin workers, to finished shards."""
+"""One LLM task: the units that are not done yet, through the engines, to finished shards; what they cost beside it."""
 
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import ray
-from ray.data import ActorPoolStrategy
 
 from hnlm_ray.errors import UserError
 from hnlm_ray.generate.config import LLMConfig
 from hnlm_ray.generate.cost import Cost, Usage, cost_of, deviation, estimate, pilot_units, total
 from hnlm_ray.generate.engines import EngineGroup
-from hnlm_ray.generate.protocol import EngineUnavailable
+from hnlm_ray.generate.feeding import Feeding
 from hnlm_ray.generate.unit_worker import TextTask, Unit, UnitReport, UnitWorker
 from hnlm_ray.progress import Progress
 from hnlm_ray.store import Folder
@@ -29,10 +28,6 @@ ESTIMATE_FILE = "estimate.json"
 USAGE_FILE = "usage.json"
 Say: TypeAlias = Callable[[str], None]
 
-_WORKER_CPUS = 0.25
-"""A worker mostly waits for its engine."""
-_CALLS_PER_WORKER = 32
-_UNITS_PER_PLAN = 4096
 _FEWEST_UNITS = 8
 _SMALLEST_UNIT_ROWS = 16
 
@@ -57,7 +52,7 @@ class TaskSummary:
     engine_ready_s: float
     """Wait for the first engine to hold the model."""
     cost: dict[str, Any]
-    """`estimated` from the first units, `measured` over all runs, `token_deviation` between the two."""
+    """`estimated` from the first units, `measured` over all runs, `deviation` of the one from the other."""
     tokens_over_time: list[tuple[float, int]]
     """(Unix time, tokens so far) of this run at the end of each unit, at most 200 points."""
 
@@ -107,30 +102,13 @@ def open_units(task: TextTask, units: Sequence[Unit]) -> list[Unit]:
     return [unit for unit in units if unit.shard not in done or unit.shard in failed]
 
 
-class _PlanWorker:
-    """The unit worker as Ray Data calls it: a batch is one unit."""
-
-    def __init__(self, task: TextTask, group: EngineGroup) -> None:
-        self._worker = UnitWorker(task, group)
-
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        [name], [file], [row_group], [num_rows] = (batch[field.name] for field in fields(Unit))
-        unit = Unit(str(name), str(file), int(row_group), int(num_rows))
-        try:
-            report, fatal = self._worker.run(unit), ""
-        except (UserError, EngineUnavailable) as error:  # as data: through Ray Data's layers its words would be lost
-            report, fatal = UnitReport(unit.name, 0), f"{type(error).__name__}: {error}"
-        return {name: np.array([value]) for name, value in {**asdict(report), "fatal": fatal}.items()}
-
-
 def run_task(
     task: TextTask, group: EngineGroup, llm: LLMConfig, progress: Progress, part: str, say: Say | None = None
 ) -> TaskSummary:
     """Bring every unit of `task` to its shard and say what stands.
 
-    The first units, spread over all, go to the engine straight from here while Ray Data starts its workers: they tell
-    what the rest will cost (`say`). Progress counts the rows of units that are finished. Raises `UserError`, or
-    `EngineUnavailable` where no engine can be had.
+    The first units, spread over all, are done beside the others: they tell what the rest will cost (`say`). Progress
+    counts the rows of units that are finished. Raises `UserError`, or `EngineUnavailable` where no engine can be had.
     """
     units = list_units(task.inputs)
     todo = open_units(task, units)
@@ -153,12 +131,12 @@ def run_task(
     rest = [unit for number, unit in enumerate(todo) if number not in first]
     with ThreadPoolExecutor(1) as background:
         estimating = background.submit(_run_pilot, task, group, llm, pilot, len(units), count, say)
-        for start in range(0, len(rest), _UNITS_PER_PLAN):
-            for report in _run_plan(task, group, llm, rest[start : start + _UNITS_PER_PLAN]):
+        if rest:
+            for report in feeding_of(task, group, llm, rest).run(rest):
                 count(report)
         estimating.result()
     engines = max(1, group.state()["ready"]) if todo else 0
-    cost = _account(task, reports, engines * (time.monotonic() - started), llm)
+    cost = _account(task, reports, engines * (time.monotonic() - started), llm, say)
     return _summary(task, reports, cost, ready_s)
 
 
@@ -190,7 +168,9 @@ def _run_pilot(
         say(f"  estimate from {usage.rows:,} rows: {expected.in_words()}")
 
 
-def _account(task: TextTask, reports: Sequence[UnitReport], engine_s: float, llm: LLMConfig) -> dict[str, Any]:
+def _account(
+    task: TextTask, reports: Sequence[UnitReport], engine_s: float, llm: LLMConfig, say: Say | None
+) -> dict[str, Any]:
     """What the task cost, the runs that were cut before this one included, beside its estimate."""
     usage = Usage(**task.inputs.read_json(USAGE_FILE)) if task.inputs.exists(USAGE_FILE) else Usage()
     usage += total([_usage(report) for report in reports]) + Usage(engine_s=engine_s if reports else 0.0)
@@ -199,7 +179,10 @@ def _account(task: TextTask, reports: Sequence[UnitReport], engine_s: float, llm
     account: dict[str, Any] = {"measured": measured.as_json()}
     if task.inputs.exists(ESTIMATE_FILE):
         expected = Cost(**task.inputs.read_json(ESTIMATE_FILE))
-        account |= {"estimated": expected.as_json(), "token_deviation": deviation(expected, measured)}
+        account |= {"estimated": expected.as_json(), "deviation": deviation(expected, measured)}
+        if say and reports:
+            off = ", ".join(f"{name.replace('_', '-')} {by:+.0%}" for name, by in account["deviation"].items())
+            say(f"  measured: {measured.in_words()}; the estimate was off by: {off}")
     return account
 
 
@@ -207,31 +190,11 @@ def _usage(report: UnitReport) -> Usage:
     return Usage(report.rows, report.prompt_tokens, report.completion_tokens)
 
 
-def _run_plan(task: TextTask, group: EngineGroup, llm: LLMConfig, units: Sequence[Unit]) -> Iterator[UnitReport]:
+def feeding_of(task: TextTask, group: EngineGroup, llm: LLMConfig, units: Sequence[Unit]) -> Feeding[Unit, UnitReport]:
+    """Who does `units`; engines have twice the rows in hand that they decode: one's tail beside the next one's head."""
     rows = max(unit.num_rows for unit in units)
-    # Twice what an engine decodes at a time, so that the tail of one unit runs beside the head of the next
-    calls = min(len(units), llm.replicas[1] * max(2, math.ceil(2 * llm.max_num_seqs / rows)))
-    num_workers = math.ceil(calls / _CALLS_PER_WORKER)
-    calls_per_worker = math.ceil(calls / num_workers)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    plan = ray.data.from_items([asdict(unit) for unit in units], override_num_blocks=len(units)).map_batches(
-        _PlanWorker,
-        fn_constructor_args=(task, group),
-        batch_size=1,
-        num_cpus=_WORKER_CPUS,
-        compute=ActorPoolStrategy(
-            size=num_workers,
-            max_concurrent_calls_per_actor=calls_per_worker,
-            max_tasks_in_flight_per_actor=calls_per_worker,
-            enable_true_multi_threading=True,
-        ),
-    )
-    for row in plan.iter_rows():
-        kind, _, message = str(row.pop("fatal")).partition(": ")
-        if kind:
-            raise UserError(message) if kind == UserError.__name__ else EngineUnavailable(message)
-        yield UnitReport(**row)
+    calls_per_engine = max(2, math.ceil(2 * llm.max_num_seqs / rows))
+    return Feeding(partial(UnitWorker, task, group), UnitReport, llm.replicas[1] * calls_per_engine)
 
 
 def _summary(task: TextTask, reports: Sequence[UnitReport], cost: dict[str, Any], ready_s: float) -> TaskSummary:

@@ -4,7 +4,6 @@ One thread owns the engine and steps it for as long as there is work; callers in
 for theirs. Rows of several calls share every step, so that the tail of one unit runs beside the head of the next.
 """
 
-import gc
 import itertools
 import math
 import queue
@@ -59,7 +58,7 @@ class VLLMEngine:
         self._engine = LLMEngine.from_engine_args(_engine_args(spec))
         self.max_model_len: int = self._engine.model_config.max_model_len
         self.counters = Counters()
-        self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._open: dict[str, tuple[_Call, int]] = {}
         self._request_ids = itertools.count()
         self._failure: BaseException | None = None
@@ -103,14 +102,6 @@ class VLLMEngine:
             if isinstance(output, str):
                 raise ValueError(f"the encoder refuses a text: {output}")
         return np.stack([output.outputs.data.float().cpu().numpy() for output in outputs])
-
-    def close(self) -> None:
-        """Stop stepping and free the model; open calls fail."""
-        self._inbox.put(None)
-        self._thread.join(timeout=60)
-        self._engine.engine_core.shutdown()
-        del self._engine
-        gc.collect()
 
     def _sampling(self, request: GenerateRequest, row: int) -> Any:
         from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
@@ -156,8 +147,10 @@ class VLLMEngine:
 
         try:
             if self._spec.num_threads:
-                torch.set_num_threads(self._spec.num_threads)  # holds for this thread: engines side by side differ
-            while self._take_work():
+                # For this thread alone: engines side by side differ. vLLM replaces torch.set_num_threads by a warning.
+                torch._C.set_num_threads(self._spec.num_threads)
+            while True:
+                self._take_work()
                 for output in self._engine.step():
                     if output.finished:
                         call, row = self._open.pop(output.request_id)
@@ -167,17 +160,14 @@ class VLLMEngine:
             self._failure = error
             raise
 
-    def _take_work(self) -> bool:
-        """Move what callers handed in into the engine; sleeps while there is nothing at all. False: closed."""
+    def _take_work(self) -> None:
+        """Move what callers handed in into the engine; sleeps while there is nothing at all."""
         while True:
             idle = not self._open
             try:
-                add = self._inbox.get(block=idle)
+                self._inbox.get(block=idle)()
             except queue.Empty:
-                return True
-            if add is None:
-                return False
-            add()
+                return
 
     def _count(self, output: Any) -> None:
         counters = self.counters

@@ -34,9 +34,9 @@ def paced_plan(**changes: Any) -> HostPlan:
     return HostPlan(**(values | changes))
 
 
-def paced_group(plan: HostPlan, row_s: float, started: str = "") -> EngineGroup:
+def paced_group(plan: HostPlan, row_s: float, started: str = "", gate: str = "") -> EngineGroup:
     """Paced engines behind a dispatcher of their own."""
-    spec = EngineSpec("generate", "paced", "paced", engine_args={"row_s": row_s, "started": started})
+    spec = EngineSpec("generate", "paced", "paced", engine_args={"row_s": row_s, "started": started, "gate": gate})
     return EngineGroup(start_dispatcher(plan, paced_engine.make_paced_engine), spec, plan)
 
 

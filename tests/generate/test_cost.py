@@ -26,7 +26,11 @@ def test_estimates_scale_the_pilot() -> None:
     assert (cost.rows, cost.prompt_tokens, cost.completion_tokens, cost.engine_hours) == (100, 10_000, 2000, 0.1)
     known = LLMConfig.model_validate({"price": {"tokens_per_s": 100.0}})
     assert estimate(pilot, 100, known).engine_hours == pytest.approx(12_000 / 100 / 3600, abs=1e-6)
-    assert deviation(cost, cost_of(Usage(100, 9000, 1000, 1), LLMConfig())) == 0.2
+    assert deviation(cost, cost_of(Usage(100, 9000, 1000, 450), LLMConfig())) == {
+        "tokens": 0.2,
+        "engine_hours": -0.2,
+        "price": 0.0,
+    }
 
 
 @pytest.mark.parametrize(

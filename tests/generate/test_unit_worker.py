@@ -11,7 +11,7 @@ from hnlm_ray.generate.prompting import load_template
 from hnlm_ray.generate.protocol import Completion, EngineDied, GenerateRequest
 from hnlm_ray.generate.schemas import write_answer
 from hnlm_ray.generate.unit_worker import TextTask, UnitWorker
-from hnlm_ray.generate.units import TaskSummary, check_failures, commit_inputs, list_units, open_units
+from hnlm_ray.generate.units import TaskSummary, _summary, check_failures, commit_inputs, list_units, open_units
 from hnlm_ray.store import Folder
 
 
@@ -123,6 +123,23 @@ def test_only_failed_rows_are_asked_again_by_the_next_run(tmp_path: Path) -> Non
     assert after[1]["attempt"] == 2
     assert [after[row] for row in (0, 2, 3)] == [before[row] for row in (0, 2, 3)]
     assert open_units(task, list_units(task.inputs)) == []
+
+
+def test_none_answers_are_failed_rows_of_their_own_kind(tmp_path: Path) -> None:
+    class NoneOfThree(Echo):
+        def _answer(self, title: str, budget: int) -> Completion:
+            return Completion(write_answer("hard_negative", title, "so"), True, 9, 4, 5, False)
+
+    ids = {name: pa.array([0, 1, 2], pa.int32()) for name in ("user_id", "item_id")}
+    texts = {"title": ["None", "a", "n/a"], "user_profile": ["u"] * 3, "profile": ["p"] * 3, "source": ["title"] * 3}
+    inputs = Folder(tmp_path / "inputs")
+    inputs.write_table("inputs-00000.parquet", pa.table({**ids, **texts}))
+    units = commit_inputs(inputs)
+    template = load_template("books", "hard_negative")
+    task = TextTask(template, ("user_id", "item_id"), inputs, Folder(tmp_path / "outputs"), 20, 0, max_new_tokens=64)
+    report = UnitWorker(task, NoneOfThree()).run(units[0])
+    summary = _summary(task, [report], {}, 0.0)
+    assert (summary.rows, summary.failed, summary.failures) == (3, 2, {"none": 2})
 
 
 def test_rows_without_text_do_not_count_against_the_limit(tmp_path: Path) -> None:

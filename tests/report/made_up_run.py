@@ -9,6 +9,8 @@ import pyarrow as pa
 import yaml
 
 from hnlm_ray.config import parse_config
+from hnlm_ray.generate.config import LLMConfig
+from hnlm_ray.generate.cost import Usage, cost_of, deviation, estimate
 from hnlm_ray.store import Folder, ManifestEntry, RunDir
 
 NUM_USERS, NUM_ITEMS = 300, 200
@@ -161,6 +163,9 @@ def _task_summary(table: pa.Table) -> dict[str, Any]:
     """What the LLM stages say of a task."""
     tokens = [table[f"{kind}_tokens"].to_numpy() for kind in ("prompt", "completion")]
     failed = table["status"].to_pylist().count("failed")
+    llm = LLMConfig.model_validate({"price": {"per_hour": {"cpu": 360.0}}})
+    used = Usage(table.num_rows, int(tokens[0].sum()), int(tokens[1].sum()), engine_s=20.0)
+    expected, measured = estimate(Usage(20, 5000, 1400, engine_s=2.2), table.num_rows, llm), cost_of(used, llm)
     return {
         "rows": table.num_rows,
         "failed": failed,
@@ -171,6 +176,11 @@ def _task_summary(table: pa.Table) -> dict[str, Any]:
         "asked_rows": table.num_rows,
         "prefix_hit_rate": 0.41,
         "seconds_per_row": {"read": 1e-5, "render": 2e-4, "engine": 0.03, "parse": 1e-4, "write": 5e-5},
+        "cost": {
+            "estimated": expected.as_json(),
+            "measured": measured.as_json(),
+            "deviation": deviation(expected, measured),
+        },
         "tokens_over_time": [
             (1e9 + 2.0 * step, int((tokens[0] + tokens[1]).sum() * step / 10)) for step in range(1, 11)
         ],

@@ -122,6 +122,14 @@ def test_llm_statistics_by_hand(report: dict[str, Any]) -> None:
     assert sum(task["word_histogram"]["counts"]) == 195
 
 
+def test_the_estimate_stands_beside_what_was_measured(html: str, report: dict[str, Any]) -> None:
+    cost = report["llm"]["costs"]["item_profiles"]
+    assert (cost["estimated"]["price"], cost["measured"]["price"]) == (2.2, 2.0)  # 10 x 2.2 s, 20 s; 360 per hour
+    assert cost["deviation"]["price"] == pytest.approx(0.1)
+    assert "2.20 USD" in html
+    assert "2.00 USD" in html
+
+
 def test_token_rates_by_hand() -> None:
     # a unit every 2 s: 100 tokens/s for the first 10 s, then 300 tokens/s
     tokens = [50 + 200 * unit if unit <= 5 else 1050 + 600 * (unit - 5) for unit in range(11)]

@@ -21,7 +21,10 @@ _SIMILARITY_EDGES = np.linspace(-1, 1, 81)
 
 
 def llm_facts(source: Source) -> dict[str, Any]:
-    """Per task what its stage counted, with retries, lengths and the speed over time; per stage its own speed."""
+    """Per task what its stage counted, with retries, lengths and the speed over time; per stage its own speed.
+
+    `costs`: of the tasks whose cost was estimated, the estimate beside what was measured.
+    """
     tasks: dict[str, dict[str, Any]] = {}
     stages: dict[str, dict[str, Any]] = {}
     for name, (stage, artifact, table) in _TASKS.items():
@@ -34,7 +37,8 @@ def llm_facts(source: Source) -> dict[str, Any]:
         tokens = sum(points[-1][1] for points in made if points)
         facts["tokens_per_s"] = tokens / facts["generation_s"] if tokens and facts["generation_s"] else None
     llm = source.config["llm"]
-    return {"model": llm["model"], "engine": llm["engine"], "stages": stages, "tasks": tasks}
+    costs = {name: task["cost"] for name, task in tasks.items() if "estimated" in task["cost"]}
+    return {"model": llm["model"], "engine": llm["engine"], "stages": stages, "tasks": tasks, "costs": costs}
 
 
 def _task(folder: Folder, name: str) -> dict[str, Any]:
