@@ -1,5 +1,6 @@
 """A comparison's file: an ordinary run config with a section `compare`."""
 
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -110,7 +111,9 @@ def reduced(compare: CompareConfig, rows: Sequence[str], seeds: Sequence[int], t
     known = {row.name: row for row in compare.rows}
     for name in rows:
         if name not in known:
-            raise UserError(f"--rows {name!r} is no row of this comparison: there are {', '.join(known)}")
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"its file names them, {next(iter(known))!r} to begin with"
+            raise UserError(f"--rows {name!r} is none of the {len(known)} rows of this comparison: {hint}")
         if known[name].of and known[name].of not in rows:
             raise UserError(f"--rows {name!r} is a control of {known[name].of!r}: name that row as well")
     kept = [row for row in compare.rows if not rows or row.name in rows]
