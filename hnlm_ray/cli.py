@@ -30,7 +30,7 @@ def _run(options: argparse.Namespace) -> int:
     from hnlm_ray.console import quiet_libraries
     from hnlm_ray.ingest.source import check
     from hnlm_ray.pipeline import plan, run_pipeline
-    from hnlm_ray.plan import check_models, describe
+    from hnlm_ray.plan import check_models, costs, describe
     from hnlm_ray.runtime import local_resources
     from hnlm_ray.store import RunDir
 
@@ -40,7 +40,8 @@ def _run(options: argparse.Namespace) -> int:
     run_dir = RunDir(options.run_dir or f"runs/{config.name}")
     planned = plan(config, run_dir, options.until)
     place = Path(run_dir.folder.path if run_dir.folder.is_local else ".")
-    print(describe(config, planned, local_resources(config.runtime, place)), end="\n\n", flush=True)
+    words = [describe(config, planned, local_resources(config.runtime, place)), costs(config, planned, run_dir)]
+    print("\n".join(filter(None, words)), end="\n\n", flush=True)
     if options.dry_run:
         return 0
     if options.verbose or all(item.state == "done" for item in planned):

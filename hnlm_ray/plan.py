@@ -6,13 +6,16 @@ from typing import Any
 
 from hnlm_ray.config import RunConfig
 from hnlm_ray.errors import UserError
+from hnlm_ray.generate.chat import has_tokenizer
 from hnlm_ray.ingest.source import plan_counts
 from hnlm_ray.pipeline import PlannedStage
 from hnlm_ray.runtime import Demand, Resources
+from hnlm_ray.store import RunDir
 
 _PROCESS_GB = 2.0
 """A Python process with torch or vLLM and a small model, measured."""
 _TEXT_STAGES = ("profile", "negative")
+_TASKS = {"profile": ("items", "users"), "negative": ("pairs",)}
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt")
 
 
@@ -98,6 +101,27 @@ def describe(config: RunConfig, planned: Sequence[PlannedStage], present: Resour
     for demand in demands(config, planned):
         lines.append(f"  {demand.what:<48} {_numbers(demand.resources)}")
     lines.append(f"  {'present':<48} {_numbers(present)}")
+    return "\n".join(lines)
+
+
+def costs(config: RunConfig, planned: Sequence[PlannedStage], run_dir: RunDir) -> str:
+    """What the LLM stages that still have to run will cost, in words; empty where none has to."""
+    llm, todo = config.llm, {item.stage.name for item in planned if item.state != "done"}
+    parts = [part for stage, part in _TASKS.items() if stage in todo]
+    if llm.engine == "none" or not parts:
+        return ""
+    ingested = next((item.entry for item in planned if item.stage.name == "ingest" and item.state == "done"), None)
+    if ingested is None:
+        return "  LLM cost: known with the data set (stage ingest), and from the first rows of each task"
+    tokenizer = llm.tokenizer or llm.model
+    if not has_tokenizer(tokenizer):
+        return f"  LLM cost: known with the tokenizer of {tokenizer}, which is not on this machine yet"
+    from hnlm_ray.generate.forecast import forecast  # loads the tokenizer's library
+
+    expected = forecast(config, run_dir.folder.child(ingested.artifacts["dataset"]))
+    lines = [f"  LLM cost of {part:<24} {expected[part].in_words()}" for names in parts for part in names]
+    if llm.engine == "vllm" and not llm.price.tokens_per_s:
+        lines.append("  hours and price: set llm.price.tokens_per_s, or see the estimate of each task's first rows")
     return "\n".join(lines)
 
 

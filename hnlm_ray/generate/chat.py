@@ -80,3 +80,15 @@ class ChatTokenizer:
 def is_local_folder(model: str) -> bool:
     """Whether a model's name is a folder of this machine, not a Hub name."""
     return Path(model).expanduser().is_dir()
+
+
+def has_tokenizer(model: str) -> bool:
+    """Whether the tokenizer of a folder or Hub name can be loaded without a network."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    name = "tokenizer_config.json"
+    try:
+        return (Path(model).expanduser() / name).is_file() or isinstance(try_to_load_from_cache(model, name), str)
+    except HFValidationError:  # a path that is no folder
+        return False

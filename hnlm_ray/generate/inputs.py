@@ -6,7 +6,7 @@ itself, in one process or in many (`map_ranges`), and no shuffle is needed. Only
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,13 @@ SINGLE_NODE_ROWS = 5_000_000
 
 Range = tuple[int, int]
 """Ids [first, end)."""
+
+
+class TextsOfItems(Protocol):
+    """What prompts say of items."""
+
+    def take(self, item_ids: np.ndarray) -> tuple[pa.Array, pa.Array]:
+        """Titles and profiles of `item_ids`."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +148,7 @@ def newest_reviews(item_ids: np.ndarray, timestamps: np.ndarray, reviews: pa.Arr
     return _lists(counts, reviews.take(pa.array(order)))
 
 
-def user_rows(train: pa.Table, items: ItemTexts, ids: Range, most: int) -> pa.Table:
+def user_rows(train: pa.Table, items: TextsOfItems, ids: Range, most: int) -> pa.Table:
     """S_u = [{title, P_i, review}, ...] of a range of users: their newest `most` training interactions, newest first.
 
     `train` holds the interactions of those users, sorted by (user_id, time). Those of which no text is known say
@@ -166,7 +173,7 @@ def user_rows(train: pa.Table, items: ItemTexts, ids: Range, most: int) -> pa.Ta
 
 
 def pair_rows(
-    train: pa.Table, items: ItemTexts, user_profiles: pa.Array, ids: Range, order: np.ndarray, caps: np.ndarray
+    train: pa.Table, items: TextsOfItems, user_profiles: pa.Array, ids: Range, order: np.ndarray, caps: np.ndarray
 ) -> pa.Table:
     """{P_u, title_i, P_i} of the chosen pairs of a range of users, sorted by user, so that prompts share their prefix.
 

@@ -22,11 +22,28 @@ from hnlm_ray.progress import Progress
 from hnlm_ray.store import Folder
 
 if TYPE_CHECKING:
+    from hnlm_ray.config import RunConfig
     from hnlm_ray.pipeline import StageContext
 
 _TEXTS_PER_CALL = 256
 _RECALL_SHARDS, _RECALL_TEXTS = 16, 16
 """Shards, and negatives of each, on which an approximate search is compared with the exact one."""
+
+
+def negative_task(config: "RunConfig", inputs: Folder, outputs: Folder) -> TextTask:
+    """What is asked about a user and an item that it chose."""
+    negative = config.negative
+    return TextTask(
+        template=load_template(negative.prompt, "hard_negative"),
+        id_columns=("user_id", "item_id"),
+        inputs=inputs,
+        outputs=outputs,
+        max_words=negative.max_words,
+        max_prompt_tokens=negative.max_prompt_tokens,
+        max_new_tokens=negative.max_new_tokens,
+        temperature=config.llm.temperature,
+        seed=config.llm.seed,
+    )
 
 
 def run(ctx: "StageContext") -> dict[str, Any]:
@@ -40,17 +57,7 @@ def run(ctx: "StageContext") -> dict[str, Any]:
     build_pair_inputs(dataset, profiles, ctx.input("signal"), inputs, negative, llm, large)
     group = generator_group(ctx)
     started = time.monotonic()
-    task = TextTask(
-        template=load_template(negative.prompt, "hard_negative"),
-        id_columns=("user_id", "item_id"),
-        inputs=inputs,
-        outputs=out.child("pairs"),
-        max_words=negative.max_words,
-        max_prompt_tokens=negative.max_prompt_tokens,
-        max_new_tokens=negative.max_new_tokens,
-        temperature=llm.temperature,
-        seed=llm.seed,
-    )
+    task = negative_task(ctx.config, inputs, out.child("pairs"))
     pairs = run_task(task, group, llm, ctx.progress, "pairs", ctx.run.say)
     check_failures(pairs, "hard negatives", negative.max_failed_fraction, "negative.max_failed_fraction")
     generated_s = time.monotonic() - started

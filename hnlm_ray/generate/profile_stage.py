@@ -1,7 +1,7 @@
 """Stage `profile`: P_i for every item, then P_u for every user from training interactions and P_i (METHOD.md, 1)."""
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from hnlm_ray.generate.build_inputs import build_item_inputs, build_user_inputs, is_large
 from hnlm_ray.generate.composed import compose_all
@@ -12,6 +12,7 @@ from hnlm_ray.generate.units import TaskSummary, check_failures, run_task
 from hnlm_ray.store import Folder
 
 if TYPE_CHECKING:
+    from hnlm_ray.config import RunConfig
     from hnlm_ray.pipeline import StageContext
 
 
@@ -25,6 +26,27 @@ def generator_group(ctx: "StageContext") -> EngineGroup:
     return ctx.engines.generator(model)
 
 
+def profile_task(config: "RunConfig", part: Literal["items", "users"], inputs: Folder, outputs: Folder) -> TextTask:
+    """What is asked about items, and about users."""
+    profile = config.profile
+    prompt, kind, id_column = {
+        "items": (profile.item_prompt, "item_profile", "item_id"),
+        "users": (profile.user_prompt, "user_profile", "user_id"),
+    }[part]
+    return TextTask(
+        template=load_template(prompt, kind),
+        id_columns=(id_column,),
+        inputs=inputs,
+        outputs=outputs,
+        max_words=profile.max_words,
+        max_prompt_tokens=profile.max_prompt_tokens,
+        max_new_tokens=profile.max_new_tokens,
+        max_entry_words=profile.max_entry_words,
+        temperature=config.llm.temperature,
+        seed=config.llm.seed,
+    )
+
+
 def run(ctx: "StageContext") -> dict[str, Any]:
     """Write `profiles/items` and `profiles/users`; a run that was cut goes on with the units that are missing."""
     llm, profile = ctx.config.llm, ctx.config.profile
@@ -33,32 +55,19 @@ def run(ctx: "StageContext") -> dict[str, Any]:
     group = generator_group(ctx) if llm.engine != "none" else None
     started = time.monotonic()
 
-    def write(kind: str, prompt: str, part: str, id_column: str) -> TaskSummary:
+    def write(part: Literal["items", "users"]) -> TaskSummary:
+        task = profile_task(ctx.config, part, out.child("inputs", part), out.child(part))
         if group is None:
-            folders = out.child("inputs", part), out.child(part)
-            return compose_all(*folders, id_column, profile.max_words, llm, ctx.progress, part)
-        return run_task(task(kind, prompt, part, id_column), group, llm, ctx.progress, part, ctx.run.say)
-
-    def task(kind: str, prompt: str, part: str, id_column: str) -> TextTask:
-        return TextTask(
-            template=load_template(prompt, kind),
-            id_columns=(id_column,),
-            inputs=out.child("inputs", part),
-            outputs=out.child(part),
-            max_words=profile.max_words,
-            max_prompt_tokens=profile.max_prompt_tokens,
-            max_new_tokens=profile.max_new_tokens,
-            max_entry_words=profile.max_entry_words,
-            temperature=llm.temperature,
-            seed=llm.seed,
-        )
+            [id_column] = task.id_columns
+            return compose_all(task.inputs, task.outputs, id_column, profile.max_words, llm, ctx.progress, part)
+        return run_task(task, group, llm, ctx.progress, part, ctx.run.say)
 
     build_item_inputs(dataset, out.child("inputs", "items"), profile, llm, large)
-    item_summary = write("item_profile", profile.item_prompt, "items", "item_id")
+    item_summary = write("items")
     check_failures(item_summary, "item profiles", profile.max_failed_fraction, "profile.max_failed_fraction")
 
     build_user_inputs(dataset, out, out.child("inputs", "users"), profile, llm, large)
-    user_summary = write("user_profile", profile.user_prompt, "users", "user_id")
+    user_summary = write("users")
     check_failures(user_summary, "user profiles", profile.max_failed_fraction, "profile.max_failed_fraction")
     summary = summary_of({"items": item_summary, "users": user_summary}, time.monotonic() - started)
     if group is None:
