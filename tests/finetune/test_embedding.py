@@ -1,23 +1,30 @@
-"""Units, shards, caps, projection and parity, without Ray or an engine."""
+"""Units, shards, caps, projection and parity, without an engine."""
 
 import hashlib
+import sys
 from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import ray
 from finetune_world import World
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hnlm_ray.finetune.embed_plan import embed_pairs
 from hnlm_ray.finetune.pair_embedder import EmbedTask, PairEmbedder, pair_units, read_projection, write_projection
 from hnlm_ray.finetune.pairs import Sources
 from hnlm_ray.finetune.parity import ParityError, check_parity
 from hnlm_ray.finetune.projection import Projection
 from hnlm_ray.finetune.texts import TextTemplate
 from hnlm_ray.finetune.tune_figures import TuneSample, measure
+from hnlm_ray.generate import feeding
+from hnlm_ray.generate.protocol import Counters
+from hnlm_ray.progress import Progress
 from hnlm_ray.store import Folder
 
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not see the folders of tests
 DIM = 16
 
 
@@ -28,6 +35,9 @@ class HashEncoder:
         seeds = [int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) for text in texts]
         vectors = np.stack([np.random.default_rng(seed).normal(size=DIM) for seed in seeds]).astype(np.float32)
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    def counters(self) -> Counters:
+        return Counters()
 
 
 def make_task(world: World, cap: int | None = None, projection: str = "", dim: int = DIM) -> EmbedTask:
@@ -55,6 +65,25 @@ def test_every_training_pair_once_whatever_the_unit(world: World, unit_rows: int
     assert table["z"].type == pa.list_(pa.float16(), DIM)
     z = np.stack(table["z"].to_pylist()).astype(np.float32)
     assert np.abs(np.linalg.norm(z, axis=1) - 1).max() < 1e-2
+
+
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize("rows_fed_from_here", [0, 10_000], ids=["by-ray-data", "from-here"])
+def test_both_ways_do_the_units_that_are_missing(
+    world: World, monkeypatch: pytest.MonkeyPatch, rows_fed_from_here: int
+) -> None:
+    monkeypatch.setattr(feeding, "ROWS_FED_FROM_HERE", rows_fed_from_here)
+    task = make_task(world)
+    expected = embed_all(task, 40)
+    shards = Folder(task.shards)
+    lost = shards.names(".parquet")[1:]
+    for shard in lost:
+        shards.delete(shard)
+    reports = embed_pairs(task, HashEncoder(), unit_rows=40, num_engines=1, progress=Progress("test"))
+    assert len(reports) == len(lost) > 1
+    assert sum(report.embedded for report in reports) == len(world.train) - 40
+    assert shards.read_table() == expected
+    assert embed_pairs(task, HashEncoder(), unit_rows=40, num_engines=1, progress=Progress("test")) == []
 
 
 def test_units_cover_row_groups_and_name_their_shards(world: World) -> None:
