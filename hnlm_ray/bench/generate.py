@@ -6,6 +6,7 @@ that neither finds them in its cache; what prompts of one kind share is cached o
 
 import itertools
 import os
+import statistics
 import tempfile
 import time
 import zlib
@@ -112,7 +113,7 @@ class _BareEngine:
 
 def measure(options: BenchOptions) -> Measurement:
     """Rows per second of both sides, the ratio, growth with the number of rows, and where a row's time goes."""
-    num_rows, sizes = (96, (48, 96)) if options.quick else (2000, (500, 8000))
+    num_rows, few, many = (96, 48, 96) if options.quick else (2000, 500, 8000)
     repeats = 1 if options.quick else min(options.repeats, 2)
     config = parse_config({"llm": {"num_threads": options.threads}, "runtime": {"address": "local"}})
     with tempfile.TemporaryDirectory() as scratch, connected(config.runtime):
@@ -134,14 +135,15 @@ def measure(options: BenchOptions) -> Measurement:
             repeats,
         )
         same = _share_of_equal_answers(sets[-1], answers[-1])
-        grown = []
-        for size in sizes:
-            grown.append(seconds_of(partial(stage.run, prompts(f"size{size}", size))) / size)
-        from_here = stage.seconds(prompts("from_here", sizes[0]), "from_here")
-        by_ray_data = stage.seconds(prompts("by_ray_data", sizes[0]), "by_ray_data")
+        # the few before and behind the many, so that a machine that slows down or warms up favours neither
+        sizes = [few] * 2 + [many] + [few] * 2
+        tasks = [prompts(f"growth{number}", size) for number, size in enumerate(sizes)]
+        grown = [seconds_of(partial(stage.run, task)) / size for task, size in zip(tasks, sizes, strict=True)]
+        from_here = stage.seconds(prompts("from_here", few), "from_here")
+        by_ray_data = stage.seconds(prompts("by_ray_data", few), "by_ray_data")
         overhead = _overhead(chat, sets[-1], summaries[-1])
         stage.close()
-    growth = grown[1] / grown[0]
+    growth = grown[2] / statistics.mean(grown[:2] + grown[3:])
     tokens_per_row = (summaries[-1].prompt_tokens + summaries[-1].completion_tokens) / num_rows
     figures = {
         "stage_rows_per_s": num_rows / pairs.ours,
@@ -161,9 +163,9 @@ def measure(options: BenchOptions) -> Measurement:
     notes = [
         f"{num_rows} prompts, {tokens_per_row:.0f} tokens each with the answer, {repeats} pairs",
         "ratio_to_bare_engine = bare seconds over the stage's, median",
-        "ray_data_start_s = what Ray Data's workers add to the smaller size; estimates come from a task's first units",
+        f"ray_data_start_s = what Ray Data's workers add to {few} rows; estimates come from a task's first units",
         "prefix_shared_ratio = what an endless cache of whole blocks would hold of the prompts: the most to be hit",
-        f"growth_per_row_ratio = seconds per row with {sizes[1]} rows over those with {sizes[0]}",
+        f"growth_per_row_ratio = seconds per row with {many} rows over those with {few}, run twice before and behind",
     ]
     return Measurement(figures, bars, notes)
 

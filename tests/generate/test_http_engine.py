@@ -14,13 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from paced_tasks import title_task
 from tiny_model import make_tiny_llama
 
+from hnlm_ray.config import parse_config
 from hnlm_ray.errors import UserError
+from hnlm_ray.generate.engines import EngineManager
 from hnlm_ray.generate.http_engine import HTTPEngine
 from hnlm_ray.generate.prompting import Draft, item_draft, load_template
 from hnlm_ray.generate.protocol import EngineSpec, GenerateRequest
 from hnlm_ray.generate.schemas import answer_schema, write_answer
+from hnlm_ray.generate.units import run_task
+from hnlm_ray.progress import Progress
 
 ANSWER = write_answer("item_profile", "dark sagas", "so")
 Reply = tuple[int, dict[str, str], dict[str, Any]]
@@ -153,6 +158,28 @@ def test_no_more_requests_at_a_time_than_allowed(serve: Any, tokenizer: str) -> 
     completions = engine(server.url, tokenizer).generate(request(40))
     assert len(completions) == 40
     assert 2 <= server.most_open <= 4
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_second_run_asks_only_for_the_rows_that_failed(serve: Any, tokenizer: str, tmp_path: Path) -> None:
+    """Through the dispatcher, as a stage does it."""
+    healthy = threading.Event()
+    server = serve(lambda number: good() if healthy.is_set() or number % 4 else (400, {}, {"error": "no"}))
+    llm = {"engine": "http", "endpoint": server.url, "tokenizer": tokenizer, "max_model_len": 512, "max_concurrency": 3}
+    manager = EngineManager(config := parse_config({"llm": llm}))
+    task = title_task(tmp_path, [f"title {n}" for n in range(20)], rows_per_unit=8)
+    try:
+        group = manager.generator("served")
+        first = run_task(task, group, config.llm, Progress("http"), "rows")
+        assert (first.rows, first.failures, len(server.seen)) == (20, {"endpoint": 5}, 20)
+        healthy.set()
+        second = run_task(task, group, config.llm, Progress("http"), "rows")
+        assert (second.rows, second.failed, second.asked_rows, len(server.seen)) == (20, 0, 5, 25)
+        third = run_task(task, group, config.llm, Progress("http"), "rows")
+        assert (third.asked_rows, len(server.seen)) == (0, 25)
+    finally:
+        manager.close()
+    assert server.most_open <= 3
 
 
 @pytest.mark.timeout(420)
