@@ -10,6 +10,7 @@ from typing import Literal
 
 from packaging.requirements import Requirement
 
+from hnlm_ray.cluster.room import autoscales, check_autoscaled, check_fixed
 from hnlm_ray.config import RunConfig, load_config
 from hnlm_ray.errors import UserError
 from hnlm_ray.finetune.minilm import minilm_dir
@@ -126,7 +127,9 @@ def _resources(config: RunConfig) -> str:
         present = local_resources(config.runtime, Path(run_dir.folder.path))
     else:
         with connected(config.runtime):
+            (check_autoscaled if autoscales() else check_fixed)(needed)
             present = cluster_resources()
+        return f"{present.cpus:g} CPUs, {present.gpus:g} GPUs now"
     preflight(needed, present)
     has = f"{present.cpus:g} CPUs, {present.gpus:g} GPUs"
     return f"{has}, {present.memory_gb:.1f} GB memory, {present.disk_gb:.0f} GB disk"

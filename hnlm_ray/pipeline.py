@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import yaml
 
+from hnlm_ray.cluster.room import autoscales, check_autoscaled, check_fixed
 from hnlm_ray.cluster.timeline import NodeCounts, NodeTimeline
 from hnlm_ray.config import RunConfig
 from hnlm_ray.errors import UserError
@@ -162,6 +163,8 @@ class Run:
     started_at: float = field(default_factory=time.monotonic)
     observers: "list[Observer]" = field(default_factory=list)
     """Ray's metrics and the trackers of the config."""
+    autoscales: bool = False
+    """Whether nodes come on demand: each stage then asks whether they can before it waits for them."""
 
     @cached_property
     def engines(self) -> "EngineManager":
@@ -169,6 +172,18 @@ class Run:
         from hnlm_ray.generate.engines import EngineManager
 
         return EngineManager(self.config)
+
+    def make_room(self, item: "PlannedStage") -> None:
+        """Before a stage: engines with GPUs end where it needs none, and what it needs must be something to be had.
+
+        Engines on GPUs end first: a training may want the GPUs, and a cluster can give their nodes back.
+        """
+        from hnlm_ray.plan import demands
+
+        if item.stage.name not in _USE_ENGINES and "engines" in vars(self):
+            self.engines.release_gpus()
+        if self.autoscales:
+            check_autoscaled(demands(self.config, [item]))
 
     def close(self) -> None:
         """End the engines, if there were any."""
@@ -235,6 +250,7 @@ def run_stages(config: RunConfig, run_dir: RunDir, planned: Sequence[PlannedStag
             memory.restart()
             started, began_at = time.monotonic(), time.time()
             try:
+                run.make_room(item)
                 summary = _function(item.stage)(StageContext(config, run_dir, fingerprints, progress, run))
             finally:
                 progress.close()
@@ -255,7 +271,7 @@ def run_pipeline(
         UserError: the input is missing or not as the config says, or resources do not suffice.
     """
     from hnlm_ray.plan import check_models, demands
-    from hnlm_ray.runtime import cluster_resources, connected, local_resources, preflight
+    from hnlm_ray.runtime import connected, local_resources, preflight
 
     check(config.data)
     check_models(config)
@@ -271,7 +287,9 @@ def run_pipeline(
         preflight(needed, local_resources(config.runtime, Path(target.folder.path)))
     with connected(config.runtime):
         if not config.runtime.is_local():
-            preflight(needed, cluster_resources())
+            run.autoscales = autoscales()
+            if not run.autoscales:
+                check_fixed(needed)
         with observed(config, target) as run.observers:
             try:
                 run_stages(config, target, planned, run)

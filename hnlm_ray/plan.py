@@ -16,6 +16,7 @@ _PROCESS_GB = 2.0
 """A Python process with torch or vLLM and a small model, measured."""
 _TEXT_STAGES = ("profile", "negative")
 _TASKS = {"profile": ("items", "users"), "negative": ("pairs",)}
+_VECTOR_STAGES = ("embed", "text")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt")
 
 
@@ -54,25 +55,28 @@ def generator(config: RunConfig) -> str:
 def demands(config: RunConfig, planned: Sequence[PlannedStage]) -> list[Demand]:
     """What each part of the plan needs at one time, for those stages that still have to run."""
     todo = {item.stage.name for item in planned if item.state != "done"}
-    parts = []
-    if todo & set(_TEXT_STAGES) and config.llm.engine == "vllm":
-        engine = _engine(config)
-        parts.append(Demand(f"the generator ({config.llm.replicas[0]} x {config.llm.model})", engine))
+    parts, llm, runtime = [], config.llm, config.runtime
+    if todo & set(_TEXT_STAGES) and llm.engine == "vllm":
+        what = f"the generator ({llm.replicas[0]} x {llm.model})"
+        parts.append(Demand(what, _engine(config, llm.gpus_per_replica), llm.replicas[0], llm.accelerator))
+    elif todo & set(_VECTOR_STAGES):
+        what = f"the encoder ({llm.replicas[0]} x {config.encoder.model})"
+        gpus = min(1.0, llm.gpus_per_replica)
+        parts.append(Demand(what, _engine(config, gpus), llm.replicas[0], llm.accelerator))
     if todo & {"signal", "finetune", "train"}:
-        workers = max(1, config.runtime.train_workers)
-        cpus = workers * config.runtime.cpus_per_train_worker
-        gpus = workers if config.runtime.use_gpu else 0
-        parts.append(Demand(f"training with {workers} worker(s)", Resources(cpus, gpus, workers * _PROCESS_GB, 0)))
+        workers = max(1, runtime.train_workers)
+        gpus = workers if runtime.use_gpu else 0
+        needed = Resources(workers * runtime.cpus_per_train_worker, gpus, workers * _PROCESS_GB, 0)
+        parts.append(Demand(f"training with {workers} worker(s)", needed, runtime.train_workers))
     if todo:
         parts.append(Demand("the artifacts", Resources(1, 0, _PROCESS_GB, _disk_gb(config))))
     return parts
 
 
-def _engine(config: RunConfig) -> Resources:
+def _engine(config: RunConfig, gpus: float) -> Resources:
     llm, replicas = config.llm, config.llm.replicas[0]
-    on_cpu = llm.gpus_per_replica == 0
-    memory_gb = llm.memory_gb or _PROCESS_GB + (llm.kv_cache_gb + _weights_gb(llm.model) if on_cpu else 0)
-    return Resources(replicas * llm.cpus_per_replica, replicas * llm.gpus_per_replica, replicas * memory_gb, 0)
+    memory_gb = llm.memory_gb or _PROCESS_GB + (0 if gpus else llm.kv_cache_gb + _weights_gb(llm.model))
+    return Resources(replicas * llm.cpus_per_replica, replicas * gpus, replicas * memory_gb, 0)
 
 
 def _weights_gb(model: str) -> float:

@@ -91,6 +91,18 @@ class Demand:
 
     what: str
     resources: Resources
+    """Of all pieces together."""
+    pieces: int = 0
+    """Actors or workers over which it is spread, each on one node; 0: it runs in the driver, which has its place."""
+    accelerator: str = ""
+    """Accelerator type that each piece wants; empty = any."""
+
+    def piece(self) -> dict[str, float]:
+        """What one piece asks of its node, as Ray names it."""
+        needed = {"CPU": self.resources.cpus / self.pieces, "GPU": self.resources.gpus / self.pieces}
+        if self.accelerator and needed["GPU"]:
+            needed[f"accelerator_type:{self.accelerator}"] = 0.001  # as an actor's `accelerator_type` asks for it
+        return {name: value for name, value in needed.items() if value}
 
 
 def set_environment() -> None:

@@ -223,6 +223,8 @@ async def _print_log(client: "JobSubmissionClient", job_id: str, out: TextIO) ->
             if failures > _RECONNECTS:
                 raise ConnectionError(f"the log of {job_id} was lost {failures} times in a row: {error}") from error
         if client.get_job_status(job_id).value in _ENDED:
+            rest = client.get_job_logs(job_id)[printed:]  # a stream that ends with the job may lack its last lines
+            print(rest, end="", file=out, flush=True)
             return
         await asyncio.sleep(1.0)
 

@@ -173,7 +173,7 @@ class EngineManager:
         return self._group(self._place(spec), spec)
 
     def release_gpus(self) -> None:
-        """End the engines that hold GPUs: before a training that needs them."""
+        """End the engines that hold GPUs; the next stage that asks for one starts it again."""
         for place in [place for place in self._pools if place.startswith("gpu")]:
             self._end(place)
 

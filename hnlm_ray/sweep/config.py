@@ -66,7 +66,7 @@ class SweepConfig(Section):
     gpus_per_trial: float = operational(0.0, ge=0)
     """GPUs that a trial reserves; a fraction packs several on one GPU."""
     max_concurrent: int = operational(0, ge=0)
-    """Trials at a time; 0 = as many as the cluster has room for. Set it on a cluster that scales from zero."""
+    """Trials at a time; 0 = as many as the cluster has room for, all of them where it starts nodes on demand."""
 
     @model_validator(mode="after")
     def _only_training(self) -> "SweepConfig":

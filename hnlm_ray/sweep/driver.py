@@ -11,12 +11,13 @@ from typing import Any, TextIO
 
 import yaml
 
+from hnlm_ray.cluster.room import autoscales, check_autoscaled
 from hnlm_ray.config import RunConfig
 from hnlm_ray.errors import UserError
 from hnlm_ray.pipeline import plan, run_pipeline
 from hnlm_ray.progress import Progress
 from hnlm_ray.recommend.names import reads_text
-from hnlm_ray.runtime import Resources, cluster_resources, connected
+from hnlm_ray.runtime import Demand, Resources, cluster_resources, connected
 from hnlm_ray.store import Folder, RunDir
 from hnlm_ray.sweep.config import SweepConfig, load_sweep, with_point
 from hnlm_ray.sweep.outcome import Outcome, TrialRow, write_outcome
@@ -79,10 +80,17 @@ def num_concurrent(settings: SweepConfig, present: Resources) -> int:
     if room < 1:
         raise UserError(
             f"a trial needs {settings.cpus_per_trial:g} CPUs and {settings.gpus_per_trial:g} GPUs, and there are "
-            f"{present.cpus:g} and {present.gpus:g}: lower sweep.cpus_per_trial or sweep.gpus_per_trial, or set "
-            "sweep.max_concurrent where nodes come up on demand"
+            f"{present.cpus:g} and {present.gpus:g}: lower sweep.cpus_per_trial or sweep.gpus_per_trial"
         )
     return min(room, settings.trials)
+
+
+def _room(settings: SweepConfig) -> int:
+    """Trials at the same time: as many as there is room for, or all of them where nodes come on demand."""
+    if not autoscales():
+        return num_concurrent(settings, cluster_resources())
+    check_autoscaled([Demand("a trial", Resources(settings.cpus_per_trial, settings.gpus_per_trial, 0, 0), pieces=1)])
+    return min(settings.max_concurrent or settings.trials, settings.trials)
 
 
 def _at(config: RunConfig, settings: SweepConfig, target: RunDir) -> Sweep:
@@ -146,7 +154,7 @@ def _search(sweep: Sweep, done: list[dict[str, Any]], recorder: Recorder) -> Non
                 search_alg=searcher,
                 scheduler=_scheduler(sweep),
                 num_samples=settings.trials - len(done),
-                max_concurrent_trials=num_concurrent(settings, cluster_resources()),
+                max_concurrent_trials=_room(settings),
                 reuse_actors=True,  # the imports of a process are paid once, not once per trial
             ),
             run_config=ray_tune.RunConfig(

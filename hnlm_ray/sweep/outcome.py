@@ -27,7 +27,7 @@ class TrialRow:
     note: str
     """Why it was refused; else empty"""
     seconds: float
-    """Wall time of the trial as Ray Tune saw it"""
+    """Wall time from when its place became free to its end"""
     training_s: float
     """Of these, training and validating"""
 
@@ -46,7 +46,8 @@ class Outcome:
 
     @property
     def overhead_s(self) -> float:
-        """Mean seconds of a trial beside its training: reading artifacts, building the model, compiling, reporting."""
+        """Mean seconds of a trial beside its training: the wait for its start, the imports of a new process, reading
+        artifacts, building the model, compiling, reporting."""
         return float(np.mean([row.seconds - row.training_s for row in self.rows]))
 
     @property

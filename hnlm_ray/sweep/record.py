@@ -1,5 +1,6 @@
 """Results of trials, written one by one as they end: what a killed sweep keeps, and its live line."""
 
+import time
 from typing import Any
 
 from ray.tune import Callback
@@ -19,10 +20,17 @@ class Recorder(Callback):
         self._trials = trials
         self._progress = progress
         self._best = 0.0
+        self._began: dict[str, float] = {}
+        self._free: list[float] = []
+        """When places became free that no trial has taken since"""
 
     def __getstate__(self) -> dict[str, Any]:
         """What Tune copies into its own state, which is thrown away: an open terminal cannot be copied."""
         return {name: value for name, value in vars(self).items() if name != "_progress"}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial takes a place: its time counts from when that place became free, so that no wait goes unseen."""
+        self._began[trial.trial_id] = self._free.pop(0) if self._free else time.monotonic()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has ended."""
@@ -32,7 +40,7 @@ class Recorder(Callback):
             "valid": metrics[METRIC],
             "epochs": metrics["epoch"],
             "training_s": metrics["training_s"],
-            "seconds": metrics["time_total_s"],
+            "seconds": self._end(trial),
             "state": "refused" if metrics["refused"] else "finished" if metrics["finished"] else "stopped early",
             "note": metrics["refused"],
         }
@@ -41,7 +49,12 @@ class Recorder(Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has failed for good; it is not kept, so that the same command tries it again."""
+        self._end(trial)
         self._show(0.0, failed=1)
+
+    def _end(self, trial: Any) -> float:
+        self._free.append(time.monotonic())
+        return self._free[-1] - self._began[trial.trial_id]
 
     def _show(self, valid: float, failed: int = 0) -> None:
         self._best = max(self._best, valid)

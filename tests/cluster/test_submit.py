@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import Head
 
+from hnlm_ray.cluster.local_head import Head
 from hnlm_ray.store import RunDir
 
 CONFIG = {"data": {"format": "synthetic", "synthetic": {"num_users": 60, "num_items": 40}}}
@@ -104,6 +104,21 @@ def test_the_exit_code_of_the_run_is_passed_on(head: Head, folder: Path, run_dir
     assert code == 2, output
     assert "hnlm: " in output
     assert "/nowhere" in output
+
+
+def test_a_stage_that_can_never_be_scheduled_is_refused_with_the_numbers(
+    head: Head, folder: Path, run_dir: Path
+) -> None:
+    submit = ("submit", "shop.yaml", "--address", head.url, "--run-dir", str(run_dir), "--set", "signal.epochs=1")
+    code, output = finished(hnlm(head, folder, *submit, "--until", "signal"))
+    assert code == 0, output
+    started = time.monotonic()
+    code, output = finished(
+        hnlm(head, folder, *submit, "--set", "llm.gpus_per_replica=2", "--set", "llm.tensor_parallel_size=2")
+    )
+    assert code == 2, output
+    assert "the generator (1 x stand-in) can never be scheduled: it needs 1 x (0.5 CPUs and 2 GPUs)" in output
+    assert time.monotonic() - started < 60
 
 
 def test_ctrl_c_detaches_or_stops(head: Head, folder: Path, run_dir: Path) -> None:

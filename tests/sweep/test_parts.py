@@ -1,16 +1,21 @@
 """Concurrency, points and outcome of a sweep, with known answers."""
 
+import io
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from hnlm_ray.errors import UserError
+from hnlm_ray.progress import Progress
 from hnlm_ray.runtime import Resources
 from hnlm_ray.store import Folder
 from hnlm_ray.sweep.config import SweepConfig
 from hnlm_ray.sweep.driver import num_concurrent
 from hnlm_ray.sweep.outcome import TrialRow, importance, write_outcome
+from hnlm_ray.sweep.record import Recorder, recorded
 from hnlm_ray.sweep.space import decode, name_of, random_points
 
 SPACE = {
@@ -99,3 +104,16 @@ def test_a_sweep_without_a_single_trained_trial_says_why(tmp_path: Path) -> None
     refused = TrialRow(decode(sweep(), random_points(sweep())[0]), 0.0, 0, "refused", "hybrid needs dns", 0.1, 0.0)
     with pytest.raises(UserError, match="none of 1 trials could be trained: hybrid needs dns"):
         write_outcome(Folder(tmp_path), sweep(), [refused], "ndcg@20", 1.0)
+
+
+def test_a_trial_answers_for_the_wait_before_it(tmp_path: Path) -> None:
+    """Two trials on one place, the second after a pause: the pause is in its seconds."""
+    recorder = Recorder(Folder(tmp_path), Progress("tune", io.StringIO()))
+    metrics = {"best_valid": 0.5, "epoch": 3, "training_s": 0.0, "refused": "", "finished": True}
+    for number in (1, 2):
+        trial = SimpleNamespace(trial_id=str(number), config={"train.lr": number / 100}, last_result=metrics)
+        time.sleep(0.1)
+        recorder.on_trial_start(0, [], trial)
+        recorder.on_trial_complete(0, [], trial)
+    first, second = (result["seconds"] for result in sorted(recorded(Folder(tmp_path)), key=lambda r: r["seconds"]))
+    assert first < 0.1 <= second
