@@ -191,9 +191,10 @@ def _usage(report: UnitReport) -> Usage:
 
 
 def feeding_of(task: TextTask, group: EngineGroup, llm: LLMConfig, units: Sequence[Unit]) -> Feeding[Unit, UnitReport]:
-    """Who does `units`; engines have twice the rows in hand that they decode: one's tail beside the next one's head."""
+    """Who does `units`. An engine has four times the rows in hand that it decodes at a time, since a unit ends with its
+    longest answer: until then the others keep the engine full."""
     rows = max(unit.num_rows for unit in units)
-    calls_per_engine = max(2, math.ceil(2 * llm.max_num_seqs / rows))
+    calls_per_engine = max(4, math.ceil(4 * llm.max_num_seqs / rows))
     return Feeding(partial(UnitWorker, task, group), UnitReport, llm.replicas[1] * calls_per_engine)
 
 
