@@ -106,8 +106,27 @@ def results_of(runs: Runs, findings: Sequence[Finding], config_path: str) -> dic
         "best_classical": classical.row.name if classical else None,
         "relative_gain": best["relative_gain"] if best and classical else {},
         "p_value": best["p"] if best and classical else {},
+        "over_controls": over_controls(findings, hnlm) if hnlm else {},
         "num_comparisons": len(findings) - 1,
         "rows": rows,
+    }
+
+
+def over_controls(findings: Sequence[Finding], hnlm: Finding) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Control of `hnlm` -> `relative_gain` | `p` -> metric: what the variant has over itself with one thing taken away.
+
+    p is that of the paired t-test over seeds, Holm-corrected over these controls.
+    """
+    own = [finding for finding in findings if finding.row.of == hnlm.row.name]
+    p_values = corrected_p_values([hnlm, *own], hnlm)["seeds"]
+    return {
+        control.row.name: {
+            "relative_gain": {
+                metric: float(hnlm.test[metric].mean() / control.test[metric].mean() - 1) for metric in METRICS
+            },
+            "p": {metric: p_values[metric].get(control.row.name) for metric in METRICS},
+        }
+        for control in own
     }
 
 

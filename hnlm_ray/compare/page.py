@@ -6,7 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from hnlm_ray.compare.table import cells, head, verdict
+from hnlm_ray.compare.table import cells, head, over_controls, verdict
 from hnlm_ray.report import charts
 from hnlm_ray.report.page import environment
 
@@ -28,7 +28,13 @@ def render(results: Mapping[str, Any]) -> str:
     """The whole page; every text is escaped by the template."""
     template = environment().get_template("compare.html")
     plots = {name: Markup(svg) for name, svg in _plots(results).items()}
-    return template.render(results=results, plots=plots, verdict=verdict(results), sections=_sections(results))
+    return template.render(
+        results=results,
+        plots=plots,
+        verdict=verdict(results),
+        controls=over_controls(results),
+        sections=_sections(results),
+    )
 
 
 def shown_in_plots(results: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -11,7 +11,7 @@ def table(results: Mapping[str, Any]) -> str:
     lines = [list(head()), *(list(cells(row, results)) for row in results["rows"])]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     shown = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join([*shown, "", verdict(results)])
+    return "\n".join([*shown, "", *filter(None, [verdict(results), over_controls(results)])])
 
 
 def head() -> Sequence[str]:
@@ -53,3 +53,15 @@ def verdict(results: Mapping[str, Any]) -> str:
         for metric in METRICS
     )
     return f"chosen on validation: {results['best_hnlm']} against {results['best_classical']}: {gains}"
+
+
+def over_controls(results: Mapping[str, Any]) -> str:
+    """What the best variant has over each of its controls, in one sentence; empty where it has none."""
+    parts = []
+    for control, found in results["over_controls"].items():
+        gains = " / ".join(
+            f"{100 * found['relative_gain'][metric]:+.1f} % (p {p_text(found['p'][metric]) or 'n/a'})"
+            for metric in METRICS
+        )
+        parts.append(f"{control} {gains}")
+    return f"{results['best_hnlm']} over its controls ({' / '.join(METRICS)}): " + "; ".join(parts) if parts else ""

@@ -152,6 +152,15 @@ def test_numbers_by_hand(results: dict[str, Any]) -> None:
     best = row(results, results["best_hnlm"])
     assert results["relative_gain"] == best["relative_gain"]
     assert results["p_value"] == best["p"]
+    controls = [found for found in results["rows"] if found["of"] == results["best_hnlm"]]
+    assert list(results["over_controls"]) == [control["method"] for control in controls] != []
+    for control in controls:
+        over = results["over_controls"][control["method"]]
+        for metric in ("recall@20", "ndcg@20"):
+            assert over["relative_gain"][metric] == pytest.approx(best["mean"][metric] / control["mean"][metric] - 1)
+            raw = [stats.ttest_rel(found["per_seed"][metric], best["per_seed"][metric]).pvalue for found in controls]
+            own = stats.ttest_rel(control["per_seed"][metric], best["per_seed"][metric]).pvalue
+            assert own - 1e-9 <= over["p"][metric] <= min(1.0, max(raw) * len(controls)) + 1e-9
 
 
 def test_the_test_set_is_read_once_per_seed(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
