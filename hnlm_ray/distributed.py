@@ -65,6 +65,8 @@ def run_training(
 ) -> None:
     """Run `loop(loop_config)` on `runtime.train_workers` Ray Train workers (0: in this process) and wait for it.
 
+    An elastic group starts again, from the loop's checkpoint, whenever its size changes.
+
     Inside the loop `torch.distributed` stands (gloo, or nccl on GPUs), so `deepspeed.initialize(...,
     dist_init_required=False)` works. `loop_config` holds plain values and URIs, never data.
 

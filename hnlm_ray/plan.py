@@ -53,7 +53,11 @@ def generator(config: RunConfig) -> str:
 
 
 def demands(config: RunConfig, planned: Sequence[PlannedStage]) -> list[Demand]:
-    """What each part of the plan needs at one time, for those stages that still have to run."""
+    """What each part of the plan needs at one time, for those stages that still have to run.
+
+    Raises:
+        UserError: a batch of the fine-tune cannot be shared by a number of workers that its group may have.
+    """
     todo = {item.stage.name for item in planned if item.state != "done"}
     parts, llm, runtime = [], config.llm, config.runtime
     if todo & set(_TEXT_STAGES) and llm.engine == "vllm":
@@ -64,10 +68,14 @@ def demands(config: RunConfig, planned: Sequence[PlannedStage]) -> list[Demand]:
         gpus = min(1.0, llm.gpus_per_replica)
         parts.append(Demand(what, _engine(config, gpus), llm.replicas[0], llm.accelerator))
     if todo & {"signal", "finetune", "train"}:
-        workers = max(1, runtime.train_workers)
+        fewest, most = runtime.train_group()
+        if "finetune" in todo:
+            for num_workers in range(max(1, fewest), most + 1):
+                config.finetune.check_shares(num_workers)
+        workers = max(1, fewest)
         gpus = workers if runtime.use_gpu else 0
         needed = Resources(workers * runtime.cpus_per_train_worker, gpus, workers * _PROCESS_GB, 0)
-        parts.append(Demand(f"training with {workers} worker(s)", needed, runtime.train_workers))
+        parts.append(Demand(f"training with {workers} worker(s)", needed, fewest))
     if todo:
         parts.append(Demand("the artifacts", Resources(1, 0, _PROCESS_GB, _disk_gb(config))))
     return parts

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 import psutil
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from hnlm_ray.errors import UserError
 from hnlm_ray.settings import Section
@@ -50,8 +50,9 @@ class RuntimeConfig(Section):
     """GPUs of a Ray of our own; null = all that are found."""
     object_store_gb: float = Field(0.5, gt=0)
     """Shared memory of a Ray of our own; rows are streamed, so little is needed."""
-    train_workers: int = Field(0, ge=0)
-    """Ray Train workers; 0 = training runs in the driver, which saves a minute of start-up per stage on a laptop."""
+    train_workers: int | tuple[int, int] = 0
+    """Ray Train workers; 0 = training runs in the driver, which saves a minute of start-up per stage on a laptop;
+    `[min, max]` is elastic: as many as there is room for, fewer after a loss, more when nodes join."""
     cpus_per_train_worker: int = Field(1, ge=1)
     """CPUs that each training worker reserves; also its threads."""
     use_gpu: bool = False
@@ -65,6 +66,20 @@ class RuntimeConfig(Section):
     login comes from the environment, as MLflow reads it."""
     tensorboard_dir: str = ""
     """Folder of the event files of `tensorboard`; empty = `tensorboard` in the run directory, where that is local."""
+
+    @model_validator(mode="after")
+    def _train_workers_in_order(self) -> "RuntimeConfig":
+        low, high = self.train_group()
+        if low < 0 or low > high or (low == 0 and high > 0):
+            raise ValueError(
+                f"runtime.train_workers={self.train_workers} is not accepted: "
+                "0 (train in the driver), a number of workers, or [min, max] with 1 <= min <= max"
+            )
+        return self
+
+    def train_group(self) -> tuple[int, int]:
+        """The fewest and the most training workers; (0, 0) is the driver."""
+        return (self.train_workers, self.train_workers) if isinstance(self.train_workers, int) else self.train_workers
 
     def train_threads(self) -> int:
         """Compute threads of one training process."""

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from hnlm_ray.errors import UserError
 from hnlm_ray.settings import Section, operational
 
 
@@ -94,6 +95,14 @@ class FinetuneConfig(Section):
         if low >= high:
             raise ValueError(f"finetune.window is [{low}, {high}]; give [lo, hi] with 0 <= lo < hi <= 1")
         return self
+
+    def check_shares(self, num_workers: int) -> None:
+        """Refuse a batch that `num_workers` cannot share equally, as the loss over all of them needs it."""
+        if self.batch_size % num_workers:
+            raise UserError(
+                f"finetune.batch_size={self.batch_size} cannot be shared equally by {num_workers} workers; "
+                "give a multiple of every number that runtime.train_workers allows"
+            )
 
 
 class TasteConfig(Section):

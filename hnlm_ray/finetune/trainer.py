@@ -98,11 +98,7 @@ class Trainer:
         self.config = FinetuneConfig.model_validate(job.config)
         self.spec = EncoderSpec.from_json(job.spec)
         self.out = Folder(job.out)
-        if self.config.batch_size % world_size():
-            raise UserError(
-                f"finetune.batch_size={self.config.batch_size} cannot be shared equally by {world_size()} workers; "
-                "give a multiple of runtime.train_workers"
-            )
+        self.config.check_shares(world_size())
         on_gpu = torch.cuda.is_available()
         self.device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
         self.dtype = fast_dtype(self.device.type) if self.config.precision == "auto" else _DTYPES[self.config.precision]

@@ -151,7 +151,7 @@ def test_a_rayjob_cleans_up_and_its_entrypoint_is_a_command_that_we_have() -> No
     assert (python, dash_m, module) == ("python", "-m", "hnlm_ray.cli")
     options = _parser().parse_args(arguments)
     config = load_config(ROOT / options.config, options.set)
-    assert config.runtime.train_workers > 0, "training belongs on workers, not in the driver"
+    assert config.runtime.train_group()[0] > 0, "training belongs on workers, not in the driver"
 
 
 def test_one_ray_version_everywhere() -> None:

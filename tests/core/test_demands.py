@@ -18,6 +18,7 @@ CONFIG = {
         "cpus_per_replica": 4,
         "accelerator": "A10G",
     },
+    "finetune": {"batch_size": 60},
     "runtime": {"address": "auto", "train_workers": 3, "cpus_per_train_worker": 2},
 }
 
@@ -40,6 +41,20 @@ def test_an_llm_stage_asks_for_its_fewest_engines_and_no_more(stages: dict[str, 
 def test_a_training_asks_for_its_workers_and_reading_for_nothing(stages: dict[str, PlannedStage]) -> None:
     assert pieces(stages, "finetune") == [(3, {"CPU": 2})]
     assert pieces(stages, "ingest") == pieces(stages, "report") == []
+
+
+def test_an_elastic_training_asks_for_its_fewest_workers(stages: dict[str, PlannedStage]) -> None:
+    elastic = CONFIG | {"runtime": {"address": "auto", "train_workers": [2, 6]}}
+    [training] = [demand for demand in demands(parse_config(elastic), [stages["finetune"]]) if demand.pieces]
+    assert (training.pieces, training.piece()) == (2, {"CPU": 1})
+    with pytest.raises(UserError, match=r"finetune.batch_size=60 cannot be shared equally by 7 workers"):
+        demands(parse_config(CONFIG | {"runtime": {"train_workers": [2, 7]}}), [stages["finetune"]])
+
+
+@pytest.mark.parametrize("workers", [-1, [0, 2], [3, 2]])
+def test_a_group_that_cannot_be_is_refused(workers: object) -> None:
+    with pytest.raises(UserError, match="with 1 <= min <= max"):
+        parse_config({"runtime": {"train_workers": workers}})
 
 
 def test_a_plan_that_is_too_large_is_refused_with_the_numbers() -> None:
