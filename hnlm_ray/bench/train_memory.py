@@ -1,7 +1,6 @@
 """Peak memory of a training on many LLM vectors, from the artifacts to the last step, each in a process of its own."""
 
 import multiprocessing
-import resource
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -46,7 +45,14 @@ def _train(scratch: str, variant: str, threads: int, seed: int) -> float:
     trainer = build_trainer(interactions, config, seed, load_llm_negatives(uris, interactions, config, seed))
     for _, batch in zip(range(_STEPS), trainer.batches(), strict=False):
         trainer.step(batch)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # kilobytes on Linux
+    return _peak_gb()
+
+
+def _peak_gb() -> float:
+    """Peak of this process since it began; `ru_maxrss` would tell of the process that it was forked from, too."""
+    status = Path("/proc/self/status").read_text()
+    [peak_kb] = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
+    return int(peak_kb) * 1024 / 1e9
 
 
 def _write_artifacts(root: Folder, data: Interactions, seed: int) -> None:
