@@ -69,6 +69,8 @@ def make_world(folder: Path) -> World:
     dataset = run_dir.artifact("dataset", "v")
     for split, rows in pairs.items():
         dataset.child(split).write_table("part-00000.parquet", _ids(rows, ("user_id", "item_id")), row_group_size=40)
+    for kind, count in (("user", NUM_USERS), ("item", NUM_ITEMS)):
+        dataset.child(f"{kind}s").write_table("part-00000.parquet", _ids([(i,) for i in range(count)], (f"{kind}_id",)))
     texts = [_item_text(item) for item in range(NUM_ITEMS)]
     negatives = run_dir.artifact("negatives", "v")
     table = {

@@ -33,8 +33,10 @@ def embedded(llama: str, ray_session: RuntimeConfig, tmp_path_factory: pytest.Te
         runtime=ray_session.model_dump(),
     )
     finetune_stage.run(ctx)
-    yield world, ctx, embed_stage.run(ctx)
-    ctx.run.close()
+    try:
+        yield world, ctx, embed_stage.run(ctx)
+    finally:
+        ctx.run.close()
 
 
 def shards(folder: Folder) -> dict[str, pa.Table]:
