@@ -52,7 +52,7 @@ class RuntimeConfig(Section):
     """Shared memory of a Ray of our own; rows are streamed, so little is needed."""
     train_workers: int | tuple[int, int] = 0
     """Ray Train workers; 0 = training runs in the driver, which saves a minute of start-up per stage on a laptop;
-    `[min, max]` is elastic: as many as there is room for, fewer after a loss, more when nodes join."""
+    `[min, max]` is elastic: as many as there is room for, and after a loss those that are left."""
     cpus_per_train_worker: int = Field(1, ge=1)
     """CPUs that each training worker reserves; also its threads."""
     use_gpu: bool = False

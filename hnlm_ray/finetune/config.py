@@ -106,8 +106,8 @@ class FinetuneConfig(Section):
 
 
 class TasteConfig(Section):
-    """The projection of item vectors in which a user lies near what the user takes; `train.hnlm.variant=guarded` reads
-    it."""
+    """The projection of item vectors in which a user lies near what the user takes, for the variants `guarded` and
+    `graded`."""
 
     epochs: int = Field(default=10, ge=0)
     """Passes over the training pairs; 0 leaves the encoder's vectors as they are."""

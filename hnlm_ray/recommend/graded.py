@@ -14,7 +14,7 @@ import torch
 from hnlm_ray.recommend.interactions import Interactions
 from hnlm_ray.recommend.samplers import drawing
 from hnlm_ray.recommend.samplers.base import Batch
-from hnlm_ray.recommend.text_sides import TextSides
+from hnlm_ray.recommend.text_sides import TextSides, standardised
 
 _STREAM = 9
 _USERS_PER_BLOCK = 256
@@ -44,9 +44,9 @@ class FalseNegatives:
         self.item_ids = np.empty((data.num_users, num_per_user), np.int32)
         for start in range(0, data.num_users, _USERS_PER_BLOCK):
             user_ids = np.arange(start, min(start + _USERS_PER_BLOCK, data.num_users))
-            scores = _standardised(user_emb[user_ids] @ item_emb.T)
+            scores = standardised(user_emb[user_ids] @ item_emb.T)
             if self.sides is not None:
-                scores += np.float32(self.text_weight) * _standardised(self.sides.users[user_ids] @ self.sides.items.T)
+                scores += np.float32(self.text_weight) * standardised(self.sides.users[user_ids] @ self.sides.items.T)
             rows, seen = data.train.entries(user_ids)
             scores[rows, seen] = -np.inf
             best = torch.from_numpy(scores).topk(num_per_user)
@@ -59,12 +59,3 @@ class FalseNegatives:
         place = (fractions[:, 0] * self.item_ids.shape[1]).astype(np.int64)
         drawn = self.item_ids[batch.user_ids, place]
         return np.where(drawn >= 0, drawn, batch.item_ids)
-
-
-def _standardised(scores_UI: np.ndarray) -> np.ndarray:
-    """Each row in standard deviations from its mean, over the entries that are not exactly 0: those say nothing."""
-    known = scores_UI != 0
-    count = np.maximum(known.sum(axis=1, keepdims=True), 1)
-    centred = np.where(known, scores_UI - scores_UI.sum(axis=1, keepdims=True) / count, 0)
-    spread = np.sqrt(np.square(centred).sum(axis=1, keepdims=True) / count)
-    return centred / np.maximum(spread, np.float32(1e-6))

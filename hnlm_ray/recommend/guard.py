@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hnlm_ray.recommend.samplers import drawing
-from hnlm_ray.recommend.text_sides import TextSides
+from hnlm_ray.recommend.text_sides import TextSides, standardised
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,7 @@ class Guard:
         """What each pair's own candidates lose, in standard deviations of their scores, float32 [B, N]."""
         similarity = np.empty(candidates_BN.shape, np.float32)
         drawing.score_candidates(self.vectors, user_ids, candidates_BN, self.num_users, similarity)
-        known = similarity != 0  # exactly 0 belongs to a zero vector
-        count = np.maximum(known.sum(axis=1, keepdims=True), 1)
-        centred = np.where(known, similarity - similarity.sum(axis=1, keepdims=True) / count, 0)
-        spread = np.sqrt(np.square(centred).sum(axis=1, keepdims=True) / count)
-        return np.float32(self.weight) * centred / np.maximum(spread, np.float32(1e-6))
+        return np.float32(self.weight) * standardised(similarity)
 
 
 def guard_by_text(sides: TextSides, weight: float) -> Guard:

@@ -34,6 +34,16 @@ def text_sides(item_text_emb: np.ndarray, interactions: Interactions, control: C
     return TextSides(_unit(interactions.train.matrix @ items), items)
 
 
+def standardised(scores: np.ndarray) -> np.ndarray:
+    """Each row of [B, N] in standard deviations from its mean, over the entries that are not exactly 0: those belong to
+    zero vectors, say nothing and stay 0."""
+    known = scores != 0
+    count = np.maximum(known.sum(axis=1, keepdims=True), 1)
+    centred = np.where(known, scores - scores.sum(axis=1, keepdims=True) / count, 0)
+    spread = np.sqrt(np.square(centred).sum(axis=1, keepdims=True) / count)
+    return centred / np.maximum(spread, np.float32(1e-6))
+
+
 def _controlled(items: np.ndarray, interactions: Interactions, control: Control, seed: int) -> np.ndarray:
     rng = np.random.default_rng([seed, _STREAM])
     with_text = np.flatnonzero(items.any(axis=1))
