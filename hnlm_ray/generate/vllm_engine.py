@@ -49,13 +49,15 @@ class VLLMEngine:
     """A generator or a pooling encoder, by `spec.role`."""
 
     def __init__(self, spec: EngineSpec) -> None:
+        from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.llm_engine import LLMEngine
 
         if spec.role == "generate":
             template_args, trusted = spec.chat_template_args, spec.trust_remote_code
             self._chat = ChatTokenizer(spec.tokenizer, trust_remote_code=trusted, template_args=template_args)
         self._spec = spec
-        self._engine = LLMEngine.from_engine_args(_engine_args(spec))
+        # as `vllm.LLM` does, for throughput: the default batch is half as large elsewhere
+        self._engine = LLMEngine.from_engine_args(_engine_args(spec), usage_context=UsageContext.LLM_CLASS)
         self.max_model_len: int = self._engine.model_config.max_model_len
         self.counters = Counters()
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
