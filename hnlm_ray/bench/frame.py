@@ -47,6 +47,8 @@ BENCHES = {
     "embed": Bench("hnlm_ray.bench.embed", threads=2),
     "train": Bench("hnlm_ray.bench.train", threads=1),
     "evaluate": Bench("hnlm_ray.bench.evaluate", threads=2),
+    "autoscale": Bench("hnlm_ray.bench.autoscale", threads=2),
+    "scale": Bench("hnlm_ray.bench.scale", threads=2),
 }
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")

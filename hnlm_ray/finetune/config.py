@@ -1,6 +1,6 @@
 """Config of the encoder, its fine-tune under collaborative signals, and the embeddings it makes."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -17,6 +17,8 @@ class EncoderConfig(Section):
     """How token states become one vector; 'auto': mean for encoder-only models, last token for decoders."""
     max_length: int = Field(default=128, ge=8)
     """Tokens per text, special tokens included; longer texts are cut at the end, in training and inference alike."""
+    engine_args: dict[str, Any] = operational({})
+    """More arguments of `vllm.EngineArgs` for the encoder's engines, passed on as they are (`enforce_eager`, ...)."""
 
 
 class LoRAConfig(Section):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -103,7 +103,8 @@ class EngineGroup:
 class EngineManager:
     """Starts engines on first use and ends them with the run."""
 
-    def __init__(self, config: "RunConfig") -> None:
+    def __init__(self, config: "RunConfig", build: Callable[[EngineSpec], Engine] = build_engine) -> None:
+        self._build = build
         self._llm = config.llm
         self._encoder = config.encoder
         self._pools: dict[str, tuple[Any, HostPlan]] = {}
@@ -169,6 +170,7 @@ class EngineManager:
             kv_cache_gb=self._llm.kv_cache_gb,
             gpu_memory_utilization=self._llm.gpu_memory_utilization,
             max_num_seqs=max(self._llm.max_num_seqs, 256),
+            engine_args=self._encoder.engine_args,
         )
         return self._group(self._place(spec), spec)
 
@@ -197,7 +199,8 @@ class EngineManager:
     def _pool(self, place: str, spec: EngineSpec | None = None) -> tuple[Any, HostPlan]:
         if place not in self._pools:
             plan = host_plan(self._llm, gpus=spec.gpus if spec else 0.0, is_http=place == "http")
-            self._pools[place] = start_dispatcher(plan), plan
+            plan = replace(plan, imports_vllm=plan.imports_vllm and self._build is build_engine)
+            self._pools[place] = start_dispatcher(plan, self._build), plan
         return self._pools[place]
 
     def _end(self, place: str) -> None:
