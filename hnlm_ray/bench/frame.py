@@ -48,6 +48,7 @@ BENCHES = {
     "train": Bench("hnlm_ray.bench.train", threads=1),
     "evaluate": Bench("hnlm_ray.bench.evaluate", threads=2),
     "autoscale": Bench("hnlm_ray.bench.autoscale", threads=2),
+    "faults": Bench("hnlm_ray.bench.faults", threads=2),
     "scale": Bench("hnlm_ray.bench.scale", threads=2),
 }
 
