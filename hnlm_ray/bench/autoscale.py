@@ -58,7 +58,7 @@ _CONFIG: dict[str, Any] = {
 }
 _LLM_STAGES = ("profile", "negative", "embed")
 _OTHER_STAGES = ("ingest", "signal", "finetune", "train")
-_LONGEST_RUN_S = 560.0
+_LONGEST_RUN_S = 780.0
 _TO_ZERO_S = 90.0
 
 
