@@ -23,7 +23,7 @@ from hnlm_ray.cluster.timeline import NodeCounts, NodeTimeline, node_counts
 from hnlm_ray.store import ManifestEntry, RunDir
 
 _NODE_TYPES = {
-    "cpu": {"resources": {"CPU": 2}, "labels": {}, "min_workers": 0, "max_workers": 2, "node_config": {}},
+    "cpu": {"resources": {"CPU": 2}, "labels": {}, "min_workers": 0, "max_workers": 3, "node_config": {}},
     "gpu": {
         "resources": {"CPU": 2, "GPU": 1},
         "labels": {"ray.io/market-type": "spot"},
@@ -58,7 +58,7 @@ _CONFIG: dict[str, Any] = {
 }
 _LLM_STAGES = ("profile", "negative", "embed")
 _OTHER_STAGES = ("ingest", "signal", "finetune", "train")
-_LONGEST_RUN_S = 780.0
+_LONGEST_RUN_S = 900.0
 _TO_ZERO_S = 90.0
 
 

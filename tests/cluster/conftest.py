@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 import pytest
-from local_head import Head, local_head
+
+from hnlm_ray.cluster.local_head import Head, local_head
 
 GPU_NODES = {"resources": {"CPU": 1, "GPU": 1}, "labels": {}, "min_workers": 0, "max_workers": 4, "node_config": {}}
 

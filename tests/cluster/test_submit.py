@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from local_head import Head
 
+from hnlm_ray.cluster.local_head import Head
 from hnlm_ray.store import RunDir
 
 CONFIG = {"data": {"format": "synthetic", "synthetic": {"num_users": 60, "num_items": 40}}}
