@@ -3,6 +3,7 @@
 import ctypes
 import sys
 import threading
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -15,6 +16,13 @@ def tree_memory_gb() -> float:
     """Proportional set size of this process and all its descendants, GB: shared pages count once."""
     own = psutil.Process()
     return sum(_pss_bytes(process) for process in [own, *own.children(recursive=True)]) / _GB
+
+
+def own_peak_gb() -> float:
+    """Peak resident memory of this process since it began, GB (Linux); `ru_maxrss` would tell of its parent, too."""
+    status = Path("/proc/self/status").read_text()
+    [peak_kb] = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
+    return int(peak_kb) * 1024 / _GB
 
 
 def _pss_bytes(process: psutil.Process) -> int:

@@ -9,7 +9,6 @@ at a time.
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ import numpy as np
 
 from hnlm_ray.bench.frame import Bar, BenchOptions, Measurement, paired_values
 from hnlm_ray.bench.pair_data import write_pair_data
+from hnlm_ray.memory import own_peak_gb
 from hnlm_ray.runtime import GB
 
 _MAX_LENGTH = 96
@@ -186,8 +186,7 @@ def _in_fresh_process(job_json: str, threads: str) -> None:
         before_gb = psutil.Process().memory_info().rss / GB
         loop.step(loop.batches[0])
         done_at = time.time()
-    peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GB
-    print(json.dumps({"done_at": done_at, "step_memory_gb": peak_gb - before_gb}))
+    print(json.dumps({"done_at": done_at, "step_memory_gb": own_peak_gb() - before_gb}))
 
 
 if __name__ == "__main__":

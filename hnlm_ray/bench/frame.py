@@ -10,8 +10,9 @@ A benchmark is one module of `BENCHES` with one function:
 
 Rules: the baseline runs in the same process on the same threads, several repetitions, medians; `options.quick` shrinks
 the data so that a test can run it, never the code path; randomness comes from `options.seed`; a figure's name ends in
-its unit (`_s`, `_gb`, `_per_s`) or says that it is a ratio. The frame limits OpenMP, MKL and numba to
-`options.threads` before it imports the module; a module that uses torch calls `torch.set_num_threads` itself.
+its unit (`_s`, `_gb`, `_per_s`) or says that it is a ratio. Before it imports the module, the frame limits OpenMP, MKL
+and numba to `options.threads` and gives Ray's workers the priority of this process; a module that uses torch calls
+`torch.set_num_threads` itself.
 Imports of torch, ray and vllm belong inside `measure` or in the module itself: nothing else imports it.
 """
 
@@ -53,6 +54,8 @@ BENCHES = {
 }
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+_SAME_PRIORITY = {"RAY_worker_niceness": "0"}
+"""By default Ray's workers step back for everything else on the machine; a baseline in this process does not."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +183,7 @@ def run_bench(name: str, json_path: str | Path | None, options: BenchOptions, ch
     options = replace(options, threads=options.threads or bench.threads)
     if json_path is not None:
         _probe_writable(Path(json_path))
-    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(options.threads)))
+    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(options.threads)) | _SAME_PRIORITY)
     load_at_start = os.getloadavg()[0]
     measurement: Measurement = importlib.import_module(bench.module).measure(options)
     result = {

@@ -114,7 +114,7 @@ class _BareEngine:
 def measure(options: BenchOptions) -> Measurement:
     """Rows per second of both sides, the ratio, growth with the number of rows, and where a row's time goes."""
     num_rows, few, many = (96, 48, 96) if options.quick else (2000, 500, 8000)
-    repeats = 1 if options.quick else min(options.repeats, 2)
+    repeats = 1 if options.quick else options.repeats
     config = parse_config({"llm": {"num_threads": options.threads}, "runtime": {"address": "local"}})
     with tempfile.TemporaryDirectory() as scratch, connected(config.runtime):
         root = Path(scratch)
@@ -162,7 +162,7 @@ def measure(options: BenchOptions) -> Measurement:
     ]
     notes = [
         f"{num_rows} prompts, {tokens_per_row:.0f} tokens each with the answer, {repeats} pairs",
-        "ratio_to_bare_engine = bare seconds over the stage's, median",
+        f"ratio_to_bare_engine = bare seconds over the stage's, median of {[round(pair, 2) for pair in pairs.ratios]}",
         f"ray_data_start_s = what Ray Data's workers add to {few} rows; estimates come from a task's first units",
         "prefix_shared_ratio = what an endless cache of whole blocks would hold of the prompts: the most to be hit",
         f"growth_per_row_ratio = seconds per row with {many} rows over those with {few}, run twice before and behind",

@@ -6,7 +6,6 @@ changes; it does less (no cleaning, no split, nothing written), and its core mus
 """
 
 import contextlib
-import resource
 import shutil
 import statistics
 import tempfile
@@ -24,7 +23,7 @@ import pyarrow.parquet as pq
 from hnlm_ray.bench.frame import Bar, BenchOptions, Measurement
 from hnlm_ray.ingest.build import Build
 from hnlm_ray.ingest.config import DataConfig
-from hnlm_ray.memory import MemoryMonitor
+from hnlm_ray.memory import MemoryMonitor, own_peak_gb
 from hnlm_ray.progress import Progress
 from hnlm_ray.runtime import RuntimeConfig, connected
 from hnlm_ray.store import Folder
@@ -71,8 +70,7 @@ def measure(options: BenchOptions) -> Measurement:
             runs[size] = _ingest(raw, folder)
             if size != sizes[0]:
                 shutil.rmtree(raw)
-        # Kilobytes on Linux. Read before pandas holds its table in this very process.
-        driver_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+        driver_gb = own_peak_gb()  # before pandas holds its table in this very process
         smallest, baseline = [runs[sizes[0]]], []
         for repeat in range(options.repeats):
             baseline.append(_pandas_core(raw))

@@ -11,6 +11,7 @@ import torch
 
 from hnlm_ray.bench.frame import BenchOptions
 from hnlm_ray.bench.graphs import GraphSize, power_law_graph
+from hnlm_ray.memory import own_peak_gb
 from hnlm_ray.recommend.config import TrainConfig
 from hnlm_ray.recommend.fitting import build_trainer
 from hnlm_ray.recommend.interactions import Interactions
@@ -45,14 +46,7 @@ def _train(scratch: str, variant: str, threads: int, seed: int) -> float:
     trainer = build_trainer(interactions, config, seed, load_llm_negatives(uris, interactions, config, seed))
     for _, batch in zip(range(_STEPS), trainer.batches(), strict=False):
         trainer.step(batch)
-    return _peak_gb()
-
-
-def _peak_gb() -> float:
-    """Peak of this process since it began; `ru_maxrss` would tell of the process that it was forked from, too."""
-    status = Path("/proc/self/status").read_text()
-    [peak_kb] = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
-    return int(peak_kb) * 1024 / 1e9
+    return own_peak_gb()
 
 
 def _write_artifacts(root: Folder, data: Interactions, seed: int) -> None:

@@ -41,8 +41,7 @@ class _BprWithPenalty(torch.autograd.Function):
     ) -> torch.Tensor:
         grad, grad_base = torch.zeros_like(final), torch.zeros_like(base)
         rows, base_rows, grad_rows, grad_base_rows = (x.detach().numpy() for x in (final, base, grad, grad_base))
-        num_parts = 3 if grade is None else 4
-        users, positives, negatives, *false = np.split(places, num_parts)
+        users, positives, negatives, *false = places.reshape(3 if grade is None else 4, -1)
         loss = kernels.bpr_step(rows, users, positives, negatives, scale, grad_rows)
         loss += kernels.layer0_step(base_rows, places[: 3 * len(users)], reg, scale, grad_base_rows)
         if grade is not None:

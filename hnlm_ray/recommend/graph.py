@@ -23,10 +23,10 @@ class Graph:
         self.num_users, self.num_items, self.num_nodes = num_users, num_items, num_users + num_items
         by_item = np.argsort(user_items.item_ids, kind="stable")
         degrees = np.concatenate([user_items.counts, user_items.item_counts])
-        self.indptr = np.concatenate([[0], np.cumsum(degrees)]).astype(np.int64)
-        self.indices = np.concatenate([user_items.item_ids + num_users, user_items.user_ids[by_item]]).astype(np.int32)
+        indices = np.concatenate([user_items.item_ids + num_users, user_items.user_ids[by_item]]).astype(np.uint32)
         scale = 1 / np.sqrt(np.maximum(degrees, 1))  # a node without edges has an empty row: any finite scale will do
-        self.weights = (np.repeat(scale, degrees) * scale[self.indices]).astype(np.float32)
+        weights = (np.repeat(scale, degrees) * scale[indices]).astype(np.float32)
+        self.indptr, self.indices, self.weights = _filled_up(degrees, indices, weights)
         self.device = torch.device(device)
         self._csr = None if self.device.type == "cpu" else self._torch_csr()
         self._scratch: dict[tuple[str, int, torch.dtype], torch.Tensor] = {}
@@ -78,8 +78,7 @@ class Graph:
         compact: dict[int, np.ndarray] = {}
         for grad in grads_LRD:
             if id(grad) not in compact:
-                compact[id(grad)] = np.zeros((len(touched), dim), np.float32)
-                kernels.add_rows(grad.contiguous().numpy(), places, compact[id(grad)])
+                compact[id(grad)] = _summed(grad.contiguous().numpy(), places, len(touched))
         layers = [compact[id(grad)] for grad in grads_LRD]
         total = np.empty((self.num_nodes, dim), np.float32)  # fresh: autograd keeps it as the parameter's .grad
         if len(layers) == 1:
@@ -99,7 +98,7 @@ class Graph:
         """out = A g for a g that is zero but in the rows `touched`; if many, by the full product."""
         if 2 * len(touched) > self.num_nodes:
             spare_ND[:] = 0
-            spare_ND[touched] = g_TD
+            kernels.add_rows(g_TD, touched, spare_ND)
             kernels.product(self.indptr, self.indices, self.weights, spare_ND, out_ND)
             return
         position = self._distinct.position
@@ -118,12 +117,39 @@ class Graph:
         return total
 
     def _torch_csr(self) -> torch.Tensor:
+        real = self.weights > 0
+        rows = np.repeat(np.arange(self.num_nodes), np.diff(self.indptr))[real]
         with warnings.catch_warnings():  # torch calls its CSR layout beta
             warnings.simplefilter("ignore", UserWarning)
             return torch.sparse_csr_tensor(
-                torch.from_numpy(self.indptr),
-                torch.from_numpy(self.indices.astype(np.int64)),
-                torch.from_numpy(self.weights),
+                torch.from_numpy(_starts(np.bincount(rows, minlength=self.num_nodes))),
+                torch.from_numpy(self.indices[real].astype(np.int64)),
+                torch.from_numpy(self.weights[real]),
                 (self.num_nodes, self.num_nodes),
                 device=self.device,
             )
+
+
+def _summed(grad_RD: np.ndarray, places: np.ndarray, num_places: int) -> np.ndarray:
+    """The sum of the rows of each place, [num_places, D]; where every row has its own, the rows as they are."""
+    if len(grad_RD) == num_places:
+        return grad_RD
+    sum_TD = np.zeros((num_places, grad_RD.shape[1]), np.float32)
+    kernels.add_rows(grad_RD, places, sum_TD)
+    return sum_TD
+
+
+def _filled_up(
+    degrees: np.ndarray, indices: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(indptr, indices, weights) with every row filled up as `kernels` wants it: by its last neighbour, weight 0.
+
+    That row of the matrix is at hand then, and no value gets in that the row has not already.
+    """
+    filled = -(-degrees // kernels.AT_A_TIME) * kernels.AT_A_TIME
+    ends = np.repeat(np.cumsum(degrees), filled - degrees)
+    return _starts(filled), np.insert(indices, ends, indices[ends - 1]), np.insert(weights, ends, np.float32(0))
+
+
+def _starts(counts: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)

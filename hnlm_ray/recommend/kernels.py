@@ -1,7 +1,9 @@
 """Compiled products of the adjacency with an embedding matrix (numba, CPU).
 
 Rows are computed independently and in a fixed order, so the result does not depend on the number of threads. Each
-kernel takes eight neighbours at a time: the row that is summed is read and written once for all of them.
+kernel takes eight neighbours at a time: the row that is summed is read and written once for all of them. `Graph` fills
+every row up to a multiple of eight (weight 0), and its indices are unsigned: numba then leaves out the test for
+negative ones.
 
 Legend: N nodes, E non-zeros, R wanted rows, T touched rows, D dimension.
 """
@@ -18,40 +20,36 @@ _FASTMATH = {"contract"}  # fused multiply-add; sums keep their order
 _JIT = {"cache": True, "fastmath": _FASTMATH, "boundscheck": False}
 
 
+AT_A_TIME = 8
+"""Neighbours; the number of non-zeros of every row is a multiple of it."""
+
+
 @njit(**_JIT, inline="always")
 def _gather_row(start, end, indices, weights, x_ND, out_D):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     dim = x_ND.shape[1]
-    edge = start
-    while edge + 8 <= end:
+    if start == end:
+        out_D[:] = 0
+    for edge in range(start, end, 8):
         w0, w1, w2, w3 = weights[edge], weights[edge + 1], weights[edge + 2], weights[edge + 3]
         w4, w5, w6, w7 = weights[edge + 4], weights[edge + 5], weights[edge + 6], weights[edge + 7]
         x0, x1, x2, x3 = x_ND[indices[edge]], x_ND[indices[edge + 1]], x_ND[indices[edge + 2]], x_ND[indices[edge + 3]]
         x4, x5 = x_ND[indices[edge + 4]], x_ND[indices[edge + 5]]
         x6, x7 = x_ND[indices[edge + 6]], x_ND[indices[edge + 7]]
-        for k in range(dim):
-            first = w0 * x0[k] + w1 * x1[k] + w2 * x2[k] + w3 * x3[k]
-            out_D[k] += first + w4 * x4[k] + w5 * x5[k] + w6 * x6[k] + w7 * x7[k]
-        edge += 8
-    if edge + 4 <= end:
-        w0, w1, w2, w3 = weights[edge], weights[edge + 1], weights[edge + 2], weights[edge + 3]
-        x0, x1, x2, x3 = x_ND[indices[edge]], x_ND[indices[edge + 1]], x_ND[indices[edge + 2]], x_ND[indices[edge + 3]]
-        for k in range(dim):
-            out_D[k] += w0 * x0[k] + w1 * x1[k] + w2 * x2[k] + w3 * x3[k]
-        edge += 4
-    while edge < end:
-        weight, x = weights[edge], x_ND[indices[edge]]
-        for k in range(dim):
-            out_D[k] += weight * x[k]
-        edge += 1
+        if edge == start:
+            for k in range(dim):
+                first = w0 * x0[k] + w1 * x1[k] + w2 * x2[k] + w3 * x3[k]
+                out_D[k] = first + w4 * x4[k] + w5 * x5[k] + w6 * x6[k] + w7 * x7[k]
+        else:
+            for k in range(dim):
+                first = out_D[k] + w0 * x0[k] + w1 * x1[k] + w2 * x2[k] + w3 * x3[k]
+                out_D[k] = first + w4 * x4[k] + w5 * x5[k] + w6 * x6[k] + w7 * x7[k]
 
 
 @kernel(fastmath=_FASTMATH)
 def product(indptr: np.ndarray, indices: np.ndarray, weights: np.ndarray, x_ND: np.ndarray, out_ND: np.ndarray) -> None:
     """out = A x."""
     for row in prange(len(indptr) - 1):
-        out_D = out_ND[row]
-        out_D[:] = 0
-        _gather_row(indptr[row], indptr[row + 1], indices, weights, x_ND, out_D)
+        _gather_row(indptr[row], indptr[row + 1], indices, weights, x_ND, out_ND[row])
 
 
 @kernel(fastmath=_FASTMATH)
@@ -65,9 +63,7 @@ def product_at(
 ) -> None:
     """out = (A x)[rows]: the last layer is needed only where the batch reads it."""
     for r in prange(len(rows)):
-        out_D = out_RD[r]
-        out_D[:] = 0
-        _gather_row(indptr[rows[r]], indptr[rows[r] + 1], indices, weights, x_ND, out_D)
+        _gather_row(indptr[rows[r]], indptr[rows[r] + 1], indices, weights, x_ND, out_RD[r])
 
 
 @kernel(fastmath=_FASTMATH)

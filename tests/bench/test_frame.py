@@ -23,7 +23,7 @@ def toy_bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(frame.BENCHES, "toy", frame.Bench("toy_bench", threads=4))
-    for variable in frame._THREAD_VARIABLES:
+    for variable in (*frame._THREAD_VARIABLES, *frame._SAME_PRIORITY):
         monkeypatch.setenv(variable, "1")  # put back afterwards
     yield "toy"
     sys.modules.pop("toy_bench", None)

@@ -1,5 +1,7 @@
 """Products and their backward against dense float64 algebra, and the compiled kernels on several threads."""
 
+import itertools
+
 import numba
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import torch
 
 from hnlm_ray.recommend.graph import Graph
 from hnlm_ray.recommend.interactions import UserItems
+from hnlm_ray.recommend.kernels import AT_A_TIME
 from hnlm_ray.recommend.propagation import product, propagate_all, propagate_layers, propagate_mean
 
 NUM_USERS, NUM_ITEMS, DIM = 20, 13, 6
@@ -23,18 +26,26 @@ def dense(graph: Graph) -> torch.Tensor:
     matrix = torch.zeros(graph.num_nodes, graph.num_nodes, dtype=torch.float64)
     for row in range(graph.num_nodes):
         for edge in range(graph.indptr[row], graph.indptr[row + 1]):
-            matrix[row, graph.indices[edge]] = float(graph.weights[edge])
+            matrix[row, graph.indices[edge]] += float(graph.weights[edge])
     return matrix
 
 
 def test_the_matrix_is_symmetric_and_normalised(graph: Graph) -> None:
     matrix = dense(graph)
     torch.testing.assert_close(matrix, matrix.T, rtol=0, atol=0)
-    degrees = np.diff(graph.indptr)
+    degrees = (matrix > 0).sum(1).numpy()
     row = int(np.flatnonzero(degrees)[0])
     column = int(graph.indices[graph.indptr[row]])
     assert matrix[row, column] == pytest.approx(1 / np.sqrt(degrees[row] * degrees[column]))
     assert torch.linalg.eigvalsh(matrix).abs().max() == pytest.approx(1)
+
+
+def test_rows_are_filled_up_by_neighbours_without_weight(graph: Graph) -> None:
+    lengths = np.diff(graph.indptr)
+    assert not (lengths % AT_A_TIME).any()
+    assert lengths[NUM_USERS - 1] == 0
+    neighbours = [set(graph.indices[a:b]) for a, b in itertools.pairwise(graph.indptr)]
+    assert [len(row) for row in neighbours] == (dense(graph) > 0).sum(1).tolist()
 
 
 @pytest.mark.parametrize("num_layers", [0, 1, 2, 3, 4])
@@ -110,6 +121,5 @@ def test_the_csr_product_of_other_devices_agrees_with_the_kernels(graph: Graph) 
 
 
 def graph_items(graph: Graph) -> UserItems:
-    rows = np.repeat(np.arange(NUM_USERS), np.diff(graph.indptr[: NUM_USERS + 1]))
-    columns = graph.indices[: graph.indptr[NUM_USERS]] - NUM_USERS
+    rows, columns = np.nonzero(dense(graph)[:NUM_USERS, NUM_USERS:].numpy())
     return UserItems.from_pairs(rows, columns, NUM_USERS, NUM_ITEMS)
