@@ -31,8 +31,10 @@ from hnlm_ray.recommend.samplers import drawing
 from hnlm_ray.recommend.trainer import Trainer
 
 DIM, NUM_LAYERS, BATCH_SIZE, VECTOR_DIM, POOL_SIZE = 64, 3, 2048, 384, 20
-_STEPS = {"lastfm": 20, "gowalla": 3}
+_STEPS = {"lastfm": 40, "gowalla": 3}
 """Steps per repetition"""
+_FEWEST_PAIRS = {"lastfm": 25, "gowalla": 3}
+"""Repetitions: those of a small graph take a fraction of a second, in which a machine's moods weigh more."""
 _STEPS_PER_EPOCH_IN_GROWTH = 400
 
 
@@ -114,7 +116,8 @@ def _against_reference(name: str, data: Interactions, options: BenchOptions) -> 
     reference = ReferenceLightGCN(data, DIM, NUM_LAYERS, BATCH_SIZE, lr=5e-3, reg=1e-4)
     reference_steps = max(1, steps // 10)
     ours, theirs = stepper(trainer_on(data, options)), reference.step
-    times = paired(_times(ours, steps), _times(theirs, reference_steps), options.repeats)
+    repeats = max(options.repeats, 1 if options.quick else _FEWEST_PAIRS[name])
+    times = paired(_times(ours, steps), _times(theirs, reference_steps), repeats)
     batches = math.ceil(data.num_pairs / BATCH_SIZE)
     return {
         f"{name}_epoch_s": times.ours / steps * batches,

@@ -252,6 +252,16 @@ class TrainConfig(FitConfig):
             )
         return self
 
+    @model_validator(mode="after")
+    def _hybrid_has_candidates(self) -> "TrainConfig":
+        draws_one = self.sampler.kind in ("rns", "pns") or self.sampler.num_candidates < 2
+        if self.hnlm.variant == "hybrid" and draws_one:
+            raise ValueError(
+                f"hnlm.variant='hybrid' takes the hardest of several candidates, sampler.kind={self.sampler.kind!r} draws "
+                "one: set sampler.kind to dns, dns_mn, ahns or mixgcf, and sampler.num_candidates to 2 or more"
+            )
+        return self
+
 
 class EvaluateConfig(Section):
     """Full ranking over all items (METHOD.md section 7)."""

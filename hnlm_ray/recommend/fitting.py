@@ -122,11 +122,6 @@ def _with_pool(
     assert llm.pool is not None
     assert llm.user_emb is not None
     assert llm.item_emb is not None
-    if hnlm.variant == "hybrid" and base.num_candidates < 2:
-        raise UserError(
-            f"hnlm.variant={hnlm.variant!r} takes the hardest of several candidates, and the base sampler draws one: "
-            "set sampler.kind to dns, dns_mn, ahns or mixgcf"
-        )
     raw = random_pool(interactions, llm.pool, seed) if hnlm.control == "window-only" else llm.pool
 
     def windowed(user_emb: np.ndarray, item_emb: np.ndarray) -> Pool:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from board_data import write_embeddings
+from pydantic import ValidationError
 
 from hnlm_ray.errors import UserError
 from hnlm_ray.recommend.alignment import ALIGNMENTS
@@ -197,7 +198,7 @@ def test_every_variant_runs_over_every_sampler(
 ) -> None:
     hnlm = {"variant": variant, "window": [0, 1], "refresh_every": 1 if variant != "aligned" else 0}
     if variant == "hybrid" and kind in ("rns", "pns"):
-        with pytest.raises(UserError, match="hardest of several"):
+        with pytest.raises(ValidationError, match="hardest of several"):
             make(board, artifacts, hnlm, sampler={"kind": kind})
         return
     tensors = make(board, artifacts, hnlm, sampler={"kind": kind, "num_candidates": 4}).fit()
