@@ -257,8 +257,8 @@ class TrainConfig(FitConfig):
         draws_one = self.sampler.kind in ("rns", "pns") or self.sampler.num_candidates < 2
         if self.hnlm.variant == "hybrid" and draws_one:
             raise ValueError(
-                f"hnlm.variant='hybrid' takes the hardest of several candidates, sampler.kind={self.sampler.kind!r} draws "
-                "one: set sampler.kind to dns, dns_mn, ahns or mixgcf, and sampler.num_candidates to 2 or more"
+                f"hnlm.variant='hybrid' takes the hardest of several candidates, sampler.kind={self.sampler.kind!r} "
+                "draws one: set sampler.kind to dns, dns_mn, ahns or mixgcf, and sampler.num_candidates to 2 or more"
             )
         return self
 
