@@ -85,7 +85,7 @@ def _watched(head: Head, folder: Path) -> Measurement:
             at_start = _workers(node_counts())
             _submit(head, folder)
             run_s = time.time() - began
-            on_head = _work_on_the_head()
+            on_head = _work_on_the_head(head.url)
             refused_s = _refusal(head, folder)
             ended = time.time()
             while _workers(node_counts()) and time.time() - ended < _TO_ZERO_S:
@@ -154,15 +154,16 @@ def _refusal(head: Head, folder: Path) -> float:
     return time.time() - began
 
 
-def _work_on_the_head() -> list[str]:
+def _work_on_the_head(url: str) -> list[str]:
     """Actors and tasks that were placed on the head, by name; the supervisor of each job is Ray's own."""
     import ray
     from ray.util.state import list_actors, list_tasks
 
     [head] = [node["NodeID"] for node in ray.nodes() if "node:__internal_head__" in node["Resources"]]
-    actors = [str(actor.class_name) for actor in list_actors(limit=10_000) if actor.node_id == head]
-    tasks = [str(task.name) for task in list_tasks(limit=10_000) if task.node_id == head and task.type == "NORMAL_TASK"]
-    return [name for name in actors if name != "JobSupervisor"] + tasks
+    actors, tasks = list_actors(url, limit=10_000), list_tasks(url, limit=10_000)
+    actors_here = [str(actor.class_name) for actor in actors if actor.node_id == head]
+    tasks_here = [str(task.name) for task in tasks if task.node_id == head and task.type == "NORMAL_TASK"]
+    return [name for name in actors_here if name != "JobSupervisor"] + tasks_here
 
 
 def _workers(counts: NodeCounts) -> int:
