@@ -6,6 +6,7 @@ from typing import Any
 
 from hnlm_ray.config import RunConfig
 from hnlm_ray.errors import UserError
+from hnlm_ray.finetune.tuned import encoder_folder
 from hnlm_ray.generate.chat import has_tokenizer
 from hnlm_ray.ingest.source import plan_counts
 from hnlm_ray.pipeline import PlannedStage
@@ -32,7 +33,7 @@ def check_models(config: RunConfig) -> None:
 
 
 def _check_model(key: str, model: str, built_in: str) -> None:
-    folder = Path(model).expanduser()
+    folder = encoder_folder(model) if key == "encoder.model" else Path(model).expanduser()
     if model == built_in or not (folder.exists() or model.startswith((".", "/", "~"))):
         return
     if not (folder / "config.json").is_file():

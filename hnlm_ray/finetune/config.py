@@ -12,7 +12,8 @@ class EncoderConfig(Section):
     """The text encoder that is fine-tuned and embeds: the same for every stage that turns text into vectors."""
 
     model: str = "minilm"
-    """'minilm' (all-MiniLM-L6-v2, installed with the package), a local Hugging Face folder, or a Hub name."""
+    """'minilm' (all-MiniLM-L6-v2, installed with the package), a local Hugging Face folder, a Hub name, or a local run
+    directory: the encoder that was tuned there, to go on from or, with `finetune.epochs: 0`, as it is."""
     pooling: Literal["auto", "mean", "last", "cls"] = "auto"
     """How token states become one vector; 'auto': mean for encoder-only models, last token for decoders."""
     max_length: int = Field(default=128, ge=8)

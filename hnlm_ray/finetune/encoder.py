@@ -1,7 +1,6 @@
 """The text encoder on the training side: loading, pooling, LoRA targets. B texts, T tokens, d dimension."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from hnlm_ray.finetune.config import EncoderConfig, FinetuneConfig
 from hnlm_ray.finetune.minilm import minilm_dir
 from hnlm_ray.finetune.spec import EncoderSpec, Pooling
 from hnlm_ray.finetune.texts import TextTemplate
+from hnlm_ray.finetune.tuned import encoder_folder
 
 _ATTENTION_PROJECTIONS = (  # q, k, v and o of the architectures in use, the longest family name first
     ("q_proj", "k_proj", "v_proj", "o_proj"),  # llama, qwen, mistral, gemma
@@ -31,13 +31,13 @@ _ATTENTION_PROJECTIONS = (  # q, k, v and o of the architectures in use, the lon
 
 
 def encoder_source(model: str) -> str:
-    """What `from_pretrained` and the engine load for `encoder.model`: the packaged folder, a local folder, a Hub name.
+    """What `from_pretrained` and the engine load for `encoder.model`: the packaged folder, a local one, a Hub name.
 
     Raises `UserError` for a folder that holds no model or no tokenizer.
     """
     if model == "minilm":
         return str(minilm_dir())
-    folder = Path(model).expanduser()
+    folder = encoder_folder(model)
     if not folder.is_dir():
         if model.startswith((".", "/", "~")):
             raise UserError(f"encoder.model {model!r} is no folder; give 'minilm', a Hugging Face folder or a Hub name")

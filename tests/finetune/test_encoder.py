@@ -1,5 +1,6 @@
 """Loading, pooling, LoRA targets, batches, and what a user may get wrong."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from hnlm_ray.finetune.encoder import (
 )
 from hnlm_ray.finetune.minilm import check_weights, minilm_dir
 from hnlm_ray.finetune.texts import TextTemplate
+from hnlm_ray.store import ManifestEntry, RunDir
 
 STATES = torch.tensor([[[3.0, 4.0], [1.0, 0.0], [9.0, 9.0]], [[0.0, 2.0], [0.0, 4.0], [3.0, 0.0]]])
 MASK = torch.tensor([[1, 1, 0], [1, 1, 1]])
@@ -131,6 +133,18 @@ def test_unusable_model_folders_are_refused(tmp_path: Path, files: list[str] | N
             (folder / name).write_text("{}")
     with pytest.raises(UserError, match=message):
         encoder_source(str(folder))
+
+
+def test_a_run_directory_stands_for_the_encoder_that_was_tuned_there(bert: str, tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path)
+    run_dir.commit(ManifestEntry("ingest", "f0", {"dataset": "dataset/f0"}, {}, 0.0, 0.0, "2026-01-01"))
+    with pytest.raises(UserError, match="no fine-tune is finished"):
+        encoder_source(str(tmp_path))
+    for fingerprint in ("f1", "f2"):
+        artifacts = {"finetune": f"finetune/{fingerprint}"}
+        run_dir.commit(ManifestEntry("finetune", fingerprint, artifacts, {}, 0.0, 0.0, "2026-01-01"))
+    shutil.copytree(bert, tmp_path / "finetune" / "f2" / "merged")
+    assert encoder_source(str(tmp_path)) == str(tmp_path / "finetune" / "f2" / "merged")
 
 
 def test_padding() -> None:
