@@ -3,6 +3,7 @@
 import hashlib
 import json
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -80,7 +81,7 @@ class Point(NamedTuple):
     at_ms: int
 
 
-class Tracker:
+class Tracker(ABC):
     """What MLflow and TensorBoard share: counts become curves, and points are written a few seconds' worth at a time.
 
     Curves are named `stage/metric`; `@`, which neither takes, is written `_at_`.
@@ -91,13 +92,13 @@ class Tracker:
         self._written_at = time.monotonic()
         self._totals: dict[tuple[str, str], int] = {}
 
+    @abstractmethod
     def write(self, points: Sequence[Point]) -> None:
         """Hand points to the back end."""
-        raise NotImplementedError
 
+    @abstractmethod
     def end(self, failed: bool) -> None:
         """Close the back end."""
-        raise NotImplementedError
 
     def count(self, stage: str, rows: int, tokens: int, failed: int) -> None:
         """Curves of totals over rows."""

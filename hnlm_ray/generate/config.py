@@ -1,6 +1,7 @@
 """Config of the LLM stages: which model, how it is served, what is asked of it."""
 
 import hashlib
+from abc import ABC, abstractmethod
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -123,9 +124,10 @@ class LLMConfig(Section):
         return self
 
 
-class _PromptedSection(Section):
+class _PromptedSection(Section, ABC):
+    @abstractmethod
     def _prompts(self) -> dict[str, str]:
-        raise NotImplementedError
+        """Field that names a prompt -> kind of prompt."""
 
     def result_dict(self) -> dict[str, Any]:
         """The fields that decide the result, with the prompts' text: an edited prompt file is another result."""

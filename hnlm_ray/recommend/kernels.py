@@ -29,7 +29,7 @@ def _gather_row(start, end, indices, weights, x_ND, out_D):  # type: ignore[no-u
     dim = x_ND.shape[1]
     if start == end:
         out_D[:] = 0
-    for edge in range(start, end, 8):
+    for edge in range(start, end, AT_A_TIME):
         w0, w1, w2, w3 = weights[edge], weights[edge + 1], weights[edge + 2], weights[edge + 3]
         w4, w5, w6, w7 = weights[edge + 4], weights[edge + 5], weights[edge + 6], weights[edge + 7]
         x0, x1, x2, x3 = x_ND[indices[edge]], x_ND[indices[edge + 1]], x_ND[indices[edge + 2]], x_ND[indices[edge + 3]]

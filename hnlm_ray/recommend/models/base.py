@@ -3,6 +3,7 @@
 Legend: N = U + I nodes (users first), R rows of a batch, L layers, D dimension.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -45,7 +46,7 @@ class ModelArgs:
     """Vectors of the nodes' texts, where there are any."""
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, ABC):
     """Base of the gradient-trained models: one parameter `emb` [N, D], Xavier-uniform, users first.
 
     One matrix instead of two saves the concatenation that graph models otherwise pay in every step.
@@ -96,16 +97,16 @@ class Backbone(nn.Module):
         """Called before each step, so that what the model draws depends on (seed, epoch, step) and not on the past."""
         self.generator.manual_seed(hash((self.seed, epoch, step)) & 0x7FFF_FFFF_FFFF_FFFF)
 
+    @abstractmethod
     def rows(self, rows: torch.Tensor, with_layers: bool = False, known: torch.Tensor | None = None) -> Rows:
         """Embeddings of the nodes `rows` (int64 [R]), with gradient.
 
         `known`: what `all()` returned in this very step, if it was called; a model may read its values from there.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def all(self) -> torch.Tensor:
         """Final embeddings of all nodes, [N, D], without gradient; valid until the next call."""
-        raise NotImplementedError
 
     def auxiliary(self, user_ids: torch.Tensor, item_ids: torch.Tensor) -> torch.Tensor | None:
         """A further loss per pair of the batch ([B]) or None; called after `rows` of users, positives, negatives."""
