@@ -85,7 +85,8 @@ class FitConfig(Section):
 
     model: str = "lightgcn"
     """`mf`, `lightgcn`, `ngcf`, `sgl`, `simgcl`, `xsimgcl`, `ease`, or the dotted path of your own class; for `train`
-    also `alpharec`, `rlmrec_con`, `rlmrec_gen` and `kar`, which read the texts that the section `text` names."""
+    also `alpharec`, `rlmrec_con`, `rlmrec_gen`, `kar` and `text`, which read the texts that the section `text` names.
+    `text` is the ranking by those alone: the cosine of a user's text with an item's."""
     dim: int = Field(default=64, ge=1)
     """D: width of the embeddings."""
     num_layers: int = Field(default=3, ge=0)
@@ -97,7 +98,7 @@ class FitConfig(Section):
     ssl: SslConfig = SslConfig()
     """Self-supervision, for the models that have it."""
     ease_reg: float = Field(default=100.0, gt=0)
-    """Ridge term of EASE."""
+    """Ridge term of EASE, as the model and as the behaviour of `graded`."""
     lr: float = Field(default=5e-3, gt=0)
     """Learning rate of Adam."""
     reg: float = Field(default=1e-4, ge=0)
@@ -167,9 +168,11 @@ class HnlmConfig(Section):
     """beta of `graded`: weight of ranking a likely false negative above the pair's negative; 0 is the base sampler."""
     num_false_negatives: int = Field(default=20, ge=1)
     """T of `graded`: likely false negatives per user, one of which each pair draws."""
+    behaviour: Literal["signal", "ease"] = "signal"
+    """Whose scores of unseen items count beside the text in `graded`: the warm-up signal's, or those of EASE."""
     text_weight: float = Field(default=0.8, ge=0)
-    """omega of `graded`: standard deviations of the user's CF scores that one of the similarity between item and taste
-    counts; 0 is the control `window-only`."""
+    """omega of `graded`: standard deviations of the user's scores by behaviour that one of the similarity between item
+    and taste counts; 0 is the control `window-only`."""
     refresh_every: int = Field(default=0, ge=0)
     """Every this many epochs windows, and the likely false negatives of `graded`, are scored again with the current
     model; 0 = never."""
@@ -177,10 +180,12 @@ class HnlmConfig(Section):
     """One switch of METHOD.md section 6, all else equal."""
 
     @model_validator(mode="after")
-    def _window_in_order(self) -> "HnlmConfig":
+    def _settings_agree(self) -> "HnlmConfig":
         lo, hi = self.window
         if not 0 <= lo < hi <= 1:
             raise ValueError(f"window={[lo, hi]} must satisfy 0 <= lo < hi <= 1")
+        if self.behaviour == "ease" and self.refresh_every:
+            raise ValueError("behaviour='ease' does not change while the model trains: set refresh_every=0")
         if self.control != "none" and self.variant not in _VARIANTS_OF_CONTROL[self.control]:
             wanted = " or ".join(repr(variant) for variant in _VARIANTS_OF_CONTROL[self.control])
             raise ValueError(f"control={self.control!r} needs variant {wanted}, not {self.variant!r}")
@@ -188,15 +193,18 @@ class HnlmConfig(Section):
 
 
 TEXT_MODELS = ("alpharec", "rlmrec_con", "rlmrec_gen", "kar")
-"""Models that read the texts of items and users."""
+"""Models that are trained and read the texts of items and users."""
+CLOSED_FORM_MODELS = ("ease", "text")
+"""Models that are solved or read off, without the trainer; the second reads texts."""
 
 
 class TextConfig(Section):
     """Vectors of texts, made by the encoder for the models that read text; no other model needs them."""
 
-    source: Literal["catalogue", "profiles", "tuned"] = "catalogue"
+    source: Literal["catalogue", "profiles", "tuned", "taste"] = "catalogue"
     """`catalogue`: what the data set says of an item, and a user is the mean of the training items; `profiles`: titles
-    with the profiles P_i, and P_u of users; `tuned`: items by the fine-tuned encoder, and a user is their mean."""
+    with the profiles P_i, and P_u of users; `tuned`: items by the fine-tuned encoder, and a user is their mean;
+    `taste`: the same in the space of taste (`embed.taste`), the text that `guarded` and `graded` use."""
 
 
 class RivalConfig(Section):
@@ -219,7 +227,7 @@ class RivalConfig(Section):
 
     @model_validator(mode="after")
     def _backbone_without_text(self) -> "RivalConfig":
-        if self.backbone in (*TEXT_MODELS, "ease"):
+        if self.backbone in (*TEXT_MODELS, *CLOSED_FORM_MODELS):
             raise ValueError(
                 f"backbone={self.backbone!r} cannot be added to: give mf, lightgcn or another trained id model"
             )

@@ -90,7 +90,7 @@ def build_trainer(
             sampler = replace(base, guard=llm.guard)
         elif hnlm.variant == "graded":
             assert llm.false_negatives is not None
-            false_negatives, refresh = llm.false_negatives, llm.false_negatives.choose
+            false_negatives, refresh = llm.false_negatives, llm.false_negatives.choose_by_model
         else:
             sampler, pool_draw, refresh = _with_pool(base, hnlm, llm, interactions, seed)
     objective = Objective(

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from hnlm_ray.recommend.interactions import Interactions
+from hnlm_ray.recommend.ranking import EmbeddingScorer, Scorer
 from hnlm_ray.recommend.samplers import drawing
 from hnlm_ray.recommend.samplers.base import Batch
 from hnlm_ray.recommend.text_sides import TextSides, standardised
@@ -37,20 +38,24 @@ class FalseNegatives:
     item_ids: np.ndarray = field(init=False)
     """int32 [U, T], -1 where a user has taken too much of the catalogue"""
 
-    def choose(self, user_emb: np.ndarray, item_emb: np.ndarray) -> None:
-        """Choose them anew by these embeddings, [U, D] and [I, D], a block of users at a time."""
+    def choose(self, behaviour: Scorer) -> None:
+        """Choose them anew by these scores, a block of users at a time."""
         data = self.interactions
         num_per_user = min(self.num_per_user, data.num_items)
         self.item_ids = np.empty((data.num_users, num_per_user), np.int32)
         for start in range(0, data.num_users, _USERS_PER_BLOCK):
             user_ids = np.arange(start, min(start + _USERS_PER_BLOCK, data.num_users))
-            scores = standardised(user_emb[user_ids] @ item_emb.T)
+            scores = standardised(behaviour.scores(user_ids).numpy())
             if self.sides is not None:
                 scores += np.float32(self.text_weight) * standardised(self.sides.users[user_ids] @ self.sides.items.T)
             rows, seen = data.train.entries(user_ids)
             scores[rows, seen] = -np.inf
             best = torch.from_numpy(scores).topk(num_per_user)
             self.item_ids[user_ids] = np.where(np.isfinite(best.values.numpy()), best.indices.numpy(), -1)
+
+    def choose_by_model(self, user_emb: np.ndarray, item_emb: np.ndarray) -> None:
+        """Choose them anew by the embeddings of a model, [U, D] and [I, D]."""
+        self.choose(EmbeddingScorer(torch.from_numpy(user_emb), torch.from_numpy(item_emb)))
 
     def draw(self, batch: Batch) -> np.ndarray:
         """One of the user's for each pair, int32 [B]; a user who has none gets the pair's own positive."""

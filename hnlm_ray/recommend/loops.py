@@ -1,5 +1,6 @@
 """The training loop that Ray Train runs on every rank, for the stages `signal` and `train`."""
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from hnlm_ray.distributed import rank, report, world_size
 from hnlm_ray.recommend.artifact import HISTORY_FILE, RecommenderArtifact
 from hnlm_ray.recommend.checkpoint import Checkpoint
 from hnlm_ray.recommend.config import FitConfig, HnlmConfig, SignalConfig, TrainConfig
+from hnlm_ray.recommend.ease import LinearScorer, solve_ease
 from hnlm_ray.recommend.engine import DeepSpeedEngine
 from hnlm_ray.recommend.fitting import LlmNegatives, build_trainer, summary_of
 from hnlm_ray.recommend.graded import FalseNegatives
@@ -59,7 +61,12 @@ def load_llm_negatives(
         sides = None if hnlm.control == "window-only" else _sides(hnlm, embeddings, interactions, seed)
         if hnlm.variant == "guarded":
             return LlmNegatives(guard=_guard(hnlm, sides, signal))
-        return LlmNegatives(false_negatives=_false_negatives(hnlm, sides, signal, interactions, seed))
+        found = FalseNegatives(interactions, sides, hnlm.text_weight, hnlm.num_false_negatives, hnlm.grade, seed)
+        if hnlm.behaviour == "ease":
+            found.choose(LinearScorer(interactions.train, _ease_weights(uris["dataset"], config.ease_reg)))
+        else:
+            found.choose_by_model(signal["user_emb"], signal["item_emb"])
+        return LlmNegatives(false_negatives=found)
     if hnlm.pool_source == "negatives":
         pool = pool_from_negatives(Folder(uris["negatives"]), interactions, hnlm.pool_size)
     else:
@@ -85,12 +92,10 @@ def _guard(hnlm: HnlmConfig, sides: TextSides | None, signal: dict[str, np.ndarr
     return guard_by_text(sides, hnlm.guard)
 
 
-def _false_negatives(
-    hnlm: HnlmConfig, sides: TextSides | None, signal: dict[str, np.ndarray], interactions: Interactions, seed: int
-) -> FalseNegatives:
-    found = FalseNegatives(interactions, sides, hnlm.text_weight, hnlm.num_false_negatives, hnlm.grade, seed)
-    found.choose(signal["user_emb"], signal["item_emb"])
-    return found
+@functools.lru_cache(maxsize=1)
+def _ease_weights(dataset: str, ridge: float) -> np.ndarray:
+    """Once per process: a comparison trains many times on one data set, and this takes I^3."""
+    return solve_ease(Interactions.load(Folder(dataset)).train, ridge)
 
 
 def _fit(

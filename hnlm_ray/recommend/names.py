@@ -26,5 +26,5 @@ def import_dotted(name: str, known: Mapping[str, str], key: str) -> Any:
 def reads_text(model: str) -> bool:
     """Whether `train.model` takes vectors of texts; a built-in name is told without importing anything."""
     if "." not in model:
-        return model in TEXT_MODELS
+        return model in (*TEXT_MODELS, "text")
     return bool(getattr(import_dotted(model, {}, "train.model"), "reads_text", False))

@@ -88,7 +88,7 @@ class Objective(nn.Module):
         user, positive, negative, shared, false = read.final.split(parts)
         user_base, positive_base, negative_base, *_ = read.base.split(parts)
         if self.mixes_layers:
-            negative, negative_base = self._mix_layers(batch, read, negative_ids.shape[1])
+            negative, negative_base = self._mix_layers(batch, read)
         extra = torch.zeros((), device=user.device)
         if self.aligned is not None:
             negative, extra = self._align(batch, user, positive, negative)
@@ -107,6 +107,8 @@ class Objective(nn.Module):
         emb = self.backbone.all() if self.sampler.needs_embeddings else None
         start = time.perf_counter()
         negative_ids = self.sampler.sample(batch, emb)
+        if self.mixes_layers:
+            negative_ids = self._hardest_per_layer(batch, negative_ids)
         self.sampling_s += time.perf_counter() - start
         return negative_ids, emb
 
@@ -117,12 +119,21 @@ class Objective(nn.Module):
         items = np.concatenate([batch.item_ids, negative_ids.ravel(), shared_ids, false_ids]).astype(np.int64)
         return torch.from_numpy(np.concatenate([batch.user_ids.astype(np.int64), items + self.backbone.num_users]))
 
-    def _mix_layers(self, batch: Batch, read: Rows, num_candidates: int) -> tuple[torch.Tensor, torch.Tensor]:
+    @torch.no_grad()
+    def _hardest_per_layer(self, batch: Batch, candidates: np.ndarray) -> np.ndarray:
+        nodes = torch.arange(self.backbone.num_users + self.backbone.num_items, device=self.backbone.device)
+        read = self.backbone.rows(nodes, with_layers=True)
         assert read.layers is not None
-        size, num_layers = len(batch.user_ids), len(read.layers) - 1
-        candidates = read.layers[:, 2 * size :].unflatten(1, (size, num_candidates))
-        beta = mixgcf.mixing_weights(self.seed, batch, num_layers)
-        mixed = mixgcf.mix(read.final[:size], read.layers[:, size : 2 * size], candidates, beta)
+        return mixgcf.hardest(read.final, read.layers, batch.user_ids, candidates, self.backbone.num_users)
+
+    def _mix_layers(self, batch: Batch, read: Rows) -> tuple[torch.Tensor, torch.Tensor]:
+        """The mixed negative and its layer 0; after users and positives come the rows of each layer's candidate."""
+        assert read.layers is not None
+        size, num_layers = len(batch.user_ids), len(read.layers)
+        candidates = read.layers[:, 2 * size :].unflatten(1, (num_layers, size))
+        chosen = candidates.diagonal(dim1=0, dim2=1).permute(2, 0, 1)  # of layer l the rows of layer l
+        beta = mixgcf.mixing_weights(self.seed, batch, num_layers - 1)
+        mixed = mixgcf.mix(read.layers[:, size : 2 * size], chosen, beta)
         return mixed.mean(0), mixed[0]
 
     def _align(

@@ -11,11 +11,10 @@ import torch
 
 from hnlm_ray.errors import UserError
 from hnlm_ray.recommend.artifact import IDS_FILE, RecommenderArtifact, ids_table
-from hnlm_ray.recommend.config import FitConfig
-from hnlm_ray.recommend.ease import solve_ease
+from hnlm_ray.recommend.closed_form import solve
+from hnlm_ray.recommend.config import CLOSED_FORM_MODELS, FitConfig
 from hnlm_ray.recommend.fitting import LlmNegatives, build_trainer
 from hnlm_ray.recommend.interactions import Interactions
-from hnlm_ray.recommend.models import LINEAR_MODELS
 from hnlm_ray.recommend.ranking import top_items
 from hnlm_ray.recommend.text_vectors import TextVectors
 from hnlm_ray.store import Folder
@@ -85,10 +84,10 @@ class Recommender:
         user_map, item_map = IdMap(user_keys, "user"), IdMap(item_keys, "item")
         held_out = (user_map.indices(valid[0]), item_map.indices(valid[1])) if valid is not None else None
         data = Interactions.from_arrays((users, items), len(user_keys), len(item_keys), held_out)
-        if config.model in LINEAR_MODELS:
-            tensors = {"item_weights": solve_ease(data.train, config.ease_reg)}
+        text = TextVectors.of(data.train, _rows_of(item_text_emb, item_keys)) if item_text_emb else None
+        if config.model in CLOSED_FORM_MODELS:
+            tensors = solve(config, data.train, text)
         else:
-            text = TextVectors.of(data.train, _rows_of(item_text_emb, item_keys)) if item_text_emb else None
             tensors = build_trainer(data, config, seed, llm, text).fit()
         return cls(RecommenderArtifact(tensors, config.result_dict(), data.train), user_map, item_map)
 

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 from hnlm_ray.distributed import run_training
 from hnlm_ray.errors import UserError
 from hnlm_ray.recommend.checkpoint import Checkpoint
+from hnlm_ray.recommend.config import CLOSED_FORM_MODELS
 from hnlm_ray.recommend.loops import SUMMARY_FILE, signal_loop
-from hnlm_ray.recommend.models import LINEAR_MODELS
 from hnlm_ray.recommend.names import reads_text
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def run(ctx: "StageContext") -> dict[str, Any]:
     """Train `config.signal` and write `embeddings.safetensors`: user_emb [U, D], item_emb [I, D], float32."""
     config, out = ctx.config.signal, ctx.out("signal")
-    if config.model in LINEAR_MODELS:
+    if config.model in CLOSED_FORM_MODELS:
         raise UserError(f"signal.model={config.model!r} has no embeddings: use mf, lightgcn or another trained model")
     if reads_text(config.model):
         raise UserError(f"signal.model={config.model!r} reads texts, which come later: use lightgcn or the like")

@@ -20,13 +20,17 @@ from hnlm_ray.store import Folder
 if TYPE_CHECKING:
     from hnlm_ray.pipeline import StageContext
 
+_OF_ITEMS = {"tuned": ("items.safetensors", "item_text_emb"), "taste": ("taste.safetensors", "item_taste_emb")}
+"""text.source -> file and tensor of the artifact `embeddings`."""
+
 
 def run(ctx: "StageContext") -> dict[str, Any]:
     """Write `text.safetensors`: item_text_emb [I, d], and user_text_emb [U, d] for `source: profiles`."""
     source, out = ctx.config.text.source, ctx.out("text")
-    if source == "tuned":
+    if source in ("tuned", "taste"):
         told = np.array([bool(text) for text in catalogue_texts(ctx.input("dataset"))])
-        vectors = ctx.input("embeddings").read_tensors("items.safetensors")["item_text_emb"]
+        file, name = _OF_ITEMS[source]
+        vectors = ctx.input("embeddings").read_tensors(file)[name]
         tensors = {"item_text_emb": np.where(told[:, None], vectors, 0)}
     elif source == "profiles":
         dataset, profiles = ctx.input("dataset"), ctx.input("profiles")

@@ -6,11 +6,10 @@ from hnlm_ray.distributed import run_training
 from hnlm_ray.errors import UserError
 from hnlm_ray.recommend.artifact import HISTORY_FILE, IDS_FILE, RecommenderArtifact, ids_table
 from hnlm_ray.recommend.checkpoint import Checkpoint
-from hnlm_ray.recommend.config import TrainConfig
-from hnlm_ray.recommend.ease import solve_ease
+from hnlm_ray.recommend.closed_form import solve
+from hnlm_ray.recommend.config import CLOSED_FORM_MODELS, TrainConfig
 from hnlm_ray.recommend.interactions import Interactions
-from hnlm_ray.recommend.loops import SUMMARY_FILE, train_loop
-from hnlm_ray.recommend.models import LINEAR_MODELS
+from hnlm_ray.recommend.loops import SUMMARY_FILE, load_text, train_loop
 from hnlm_ray.recommend.names import reads_text
 from hnlm_ray.store import Folder
 
@@ -21,14 +20,14 @@ if TYPE_CHECKING:
 def run(ctx: "StageContext") -> dict[str, Any]:
     """Train `config.train`; writes `model.safetensors`, `config.json`, `ids.parquet`, `history.json`."""
     config, out, dataset = ctx.config.train, ctx.out("recommender"), ctx.input("dataset")
-    if config.model in LINEAR_MODELS:
-        summary = _solve(config, dataset, out)
+    read: tuple[str, ...] = (
+        ("dataset",) if config.hnlm.variant == "none" else ("dataset", "signal", "negatives", "embeddings")
+    )
+    read += ("text",) if reads_text(config.model) else ()
+    inputs = {name: ctx.input(name).uri for name in read}
+    if config.model in CLOSED_FORM_MODELS:
+        summary = _solve(config, inputs, out)
     else:
-        read: tuple[str, ...] = (
-            ("dataset",) if config.hnlm.variant == "none" else ("dataset", "signal", "negatives", "embeddings")
-        )
-        read += ("text",) if reads_text(config.model) else ()
-        inputs = {name: ctx.input(name).uri for name in read}
         loop_config = {"config": config.model_dump(mode="json"), "seed": ctx.config.seed, "out": out.uri, **inputs}
         run_training(train_loop, loop_config, runtime=ctx.config.runtime, out=out, name="train", progress=ctx.progress)
         summary = dict(out.read_json(SUMMARY_FILE))
@@ -40,12 +39,12 @@ def run(ctx: "StageContext") -> dict[str, Any]:
     return {"model": config.model, "sampler": config.sampler.kind, "variant": config.hnlm.variant, **summary}
 
 
-def _solve(config: TrainConfig, dataset: Folder, out: Folder) -> dict[str, Any]:
-    """EASE takes no negatives: a config that asks for them would silently not get them."""
+def _solve(config: TrainConfig, inputs: dict[str, str], out: Folder) -> dict[str, Any]:
+    """Such a model takes no negatives: a config that asks for them would silently not get them."""
     if config.hnlm.variant != "none":
         raise UserError(f"train.model={config.model!r} is not trained with negatives: set train.hnlm.variant=none")
-    interactions = Interactions.load(dataset)
-    weights = solve_ease(interactions.train, config.ease_reg)
-    RecommenderArtifact({"item_weights": weights}, config.result_dict(), interactions.train).save(out)
+    interactions = Interactions.load(Folder(inputs["dataset"]))
+    tensors = solve(config, interactions.train, load_text(inputs, interactions))
+    RecommenderArtifact(tensors, config.result_dict(), interactions.train).save(out)
     out.write_json(HISTORY_FILE, [])
     return {"train_pairs": interactions.num_pairs}

@@ -8,9 +8,11 @@ import torch
 from test_guard import NUM_ITEMS, NUM_USERS, batch_of, shop
 
 from hnlm_ray.recommend.config import TrainConfig
+from hnlm_ray.recommend.ease import solve_ease
 from hnlm_ray.recommend.fitting import LlmNegatives, build_trainer
 from hnlm_ray.recommend.graded import FalseNegatives
 from hnlm_ray.recommend.interactions import Interactions
+from hnlm_ray.recommend.loops import load_llm_negatives
 from hnlm_ray.recommend.text_sides import text_sides
 from hnlm_ray.recommend.trainer import Trainer
 
@@ -22,7 +24,7 @@ def found(data: Interactions, text: np.ndarray | None, weight: float = 0.5, **se
     values = {"text_weight": 100.0, "num_per_user": 5, "seed": 0} | settings
     sides = None if text is None else text_sides(text, data, "none", 0)
     false_negatives = FalseNegatives(data, sides, weight=weight, **values)
-    false_negatives.choose(USER_EMB, ITEM_EMB)
+    false_negatives.choose_by_model(USER_EMB, ITEM_EMB)
     return false_negatives
 
 
@@ -62,7 +64,7 @@ def test_an_item_without_text_is_judged_by_behaviour() -> None:
     emb = USER_EMB.copy()
     emb[user] = 50 * ITEM_EMB[7]
     false_negatives = FalseNegatives(data, sides, 0.5, 1, 0.5, 0)
-    false_negatives.choose(emb, ITEM_EMB)
+    false_negatives.choose_by_model(emb, ITEM_EMB)
     assert false_negatives.item_ids[user, 0] == 7
 
 
@@ -70,7 +72,7 @@ def test_a_user_who_has_nearly_everything_draws_the_positive_where_none_is_left(
     items = np.tile(np.arange(4), 2)[:7]
     data = Interactions.from_arrays((np.repeat([0, 1], 4)[:7], items), 2, 4)
     false_negatives = FalseNegatives(data, None, 0.0, 3, 0.5, 0)
-    false_negatives.choose(USER_EMB[:2], ITEM_EMB[:4])
+    false_negatives.choose_by_model(USER_EMB[:2], ITEM_EMB[:4])
     assert (false_negatives.item_ids[0] == -1).all()
     assert false_negatives.item_ids[1].tolist() == [3, -1, -1]
     drawn = false_negatives.draw(batch_of(data))
@@ -125,6 +127,24 @@ def test_refresh_chooses_by_the_current_model() -> None:
     before = false_negatives.item_ids.copy()
     trainer(data, false_negatives, epochs=3, hnlm={"variant": "graded", "refresh_every": 1}).fit()
     assert (false_negatives.item_ids != before).any()
+
+
+def test_ease_can_be_the_behaviour(board: Interactions, artifacts: dict[str, str]) -> None:
+    hnlm = {"variant": "graded", "control": "window-only", "behaviour": "ease", "num_false_negatives": 3}
+    config = TrainConfig.model_validate({"ease_reg": 10.0, "hnlm": hnlm})
+    llm = load_llm_negatives(artifacts, board, config, 0)
+    assert llm is not None
+    assert llm.false_negatives is not None
+    scores = board.train.matrix @ solve_ease(board.train, 10.0)
+    scores[board.user_ids, board.item_ids] = -np.inf
+    least = np.sort(scores, axis=1)[:, -3]  # items may tie
+    chosen = np.take_along_axis(scores, llm.false_negatives.item_ids.astype(np.int64), axis=1)
+    assert (chosen >= least[:, None] - 1e-6).all()
+
+
+def test_a_behaviour_that_does_not_change_is_not_refreshed() -> None:
+    with pytest.raises(ValueError, match="set refresh_every=0"):
+        TrainConfig.model_validate({"hnlm": {"variant": "graded", "behaviour": "ease", "refresh_every": 5}})
 
 
 def test_losses_without_sampled_negatives_are_refused() -> None:

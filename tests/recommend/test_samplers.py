@@ -87,12 +87,22 @@ def test_rules_choose_what_they_say(board: Interactions) -> None:
     assert ahns.choose(batch, positive, np.array([[0.2, 0.9], [0.2, 0.9]], np.float32)).tolist() == [0, 1]
 
 
-def test_mixgcf_mixes_the_positive_in_and_takes_the_hardest_per_layer() -> None:
-    user = torch.tensor([[1.0, 0.0]])
-    positive = torch.tensor([[[2.0, 0.0]], [[0.0, 2.0]]])
-    candidates = torch.tensor([[[[1.0, 1.0], [3.0, 0.0]]], [[[4.0, 0.0], [0.0, 4.0]]]])
-    mixed = mixgcf.mix(user, positive, candidates, torch.tensor([[0.5], [0.25]]))
-    assert mixed.tolist() == [[[2.5, 0.0]], [[3.0, 0.5]]]
+def test_mixgcf_takes_the_hardest_per_layer_also_once_the_positive_is_mixed_in() -> None:
+    """Two users, three items, two layers."""
+    generator = torch.Generator().manual_seed(2)
+    layers = torch.randn(2, 5, 3, generator=generator)
+    candidates, user_ids = np.array([[0, 1, 2], [2, 1, 0]], np.int32), np.array([0, 1], np.int32)
+    chosen = mixgcf.hardest(layers.mean(0), layers, user_ids, candidates, 2)
+    beta, positive = torch.rand(2, 2, generator=generator), torch.randn(2, 2, 3, generator=generator)
+    for layer in range(2):
+        for pair, user in enumerate(layers.mean(0)[:2]):
+            weight = float(beta[layer, pair])
+            items = [int(item) for item in candidates[pair]]
+            mixed = {item: weight * positive[layer, pair] + (1 - weight) * layers[layer, 2 + item] for item in items}
+            hardest = max(mixed, key=lambda item: float(user @ mixed[item]))
+            assert chosen[layer, pair] == hardest
+            negative = layers[:, 2 + hardest].unsqueeze(1).expand(2, 2, 3)
+            torch.testing.assert_close(mixgcf.mix(positive, negative, beta)[layer, pair], mixed[hardest])
 
 
 def test_pool_items_replace_candidates_in_their_share(board: Interactions) -> None:

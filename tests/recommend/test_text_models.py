@@ -111,6 +111,8 @@ def test_at_weight_zero_the_contrast_changes_nothing(board: Interactions) -> Non
 def test_what_cannot_be_added_to_is_refused(board: Interactions) -> None:
     with pytest.raises(ValueError, match="'kar' cannot be added to"):
         make(board, model="kar", rival={"backbone": "kar"})
+    with pytest.raises(ValueError, match="'text' cannot be added to"):
+        make(board, model="kar", rival={"backbone": "text"})
     with pytest.raises(UserError, match=r"train\.rival\.backbone='lightgnc' is unknown.*'lightgcn'"):
         make(board, model="kar", rival={"backbone": "lightgnc"})
     with pytest.raises(UserError, match="no embeddings of its own"):
@@ -120,6 +122,7 @@ def test_what_cannot_be_added_to_is_refused(board: Interactions) -> None:
 def test_names_and_classes_agree_on_who_reads_text() -> None:
     for name, path in MODELS.items():
         assert reads_text(name) == reads_text(path) == import_dotted(name, MODELS, "train.model").reads_text
+    assert reads_text("text")
     assert not reads_text("ease")
 
 
@@ -133,7 +136,8 @@ def test_only_models_that_read_text_wait_for_it(tmp_path: Path) -> None:
     assert stages(model="lightgcn") == ["ingest", *rest]
     assert stages(model="kar") == stages(model=MODELS["kar"]) == ["ingest", "text", *rest]
     assert stages(model="kar", text={"source": "profiles"}) == ["ingest", "profile", "text", *rest]
-    assert stages("text", model="kar", text={"source": "tuned"})[-3:] == ["finetune", "embed", "text"]
+    for source in ("tuned", "taste"):
+        assert stages("text", model="text", text={"source": source})[-3:] == ["finetune", "embed", "text"]
 
 
 def test_the_catalogue_s_texts_are_what_it_says_and_nothing_else(tmp_path: Path) -> None:

@@ -17,9 +17,6 @@ MODELS = {
 }
 """Name in the config -> class. A dotted path in the config works as well."""
 
-LINEAR_MODELS = ("ease",)
-"""Solved in closed form, without the trainer."""
-
 
 def build_model(name: str, args: ModelArgs, key: str = "train.model") -> Backbone:
     """Build the backbone `name`, one of `MODELS` or the dotted path of a `Backbone`; `key` is where it was named."""

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from hnlm_ray.recommend.samplers import drawing
-from hnlm_ray.recommend.samplers.base import Batch
+from hnlm_ray.recommend.samplers.base import Batch, score_candidates
 
 _STREAM = 4
 
@@ -19,16 +19,22 @@ def mixing_weights(seed: int, batch: Batch, num_layers: int) -> torch.Tensor:
     return torch.from_numpy(fractions).T
 
 
-def mix(
-    user_BD: torch.Tensor, positive_LBD: torch.Tensor, candidates_LBND: torch.Tensor, beta_LB: torch.Tensor
-) -> torch.Tensor:
-    """The synthesised negative at every layer, [L + 1, B, D]; its mean over layers is scored.
+def hardest(
+    final_ND: torch.Tensor, layers_LND: torch.Tensor, user_ids: np.ndarray, candidates_BN: np.ndarray, num_users: int
+) -> np.ndarray:
+    """Hop mixing: per layer the candidate with the highest score against the user's final embedding, ids [L + 1, B].
 
-    Positive mixing: e'_j = beta e_i + (1 - beta) e_j per layer. Hop mixing: each layer takes the candidate with the
-    highest score against the user's final embedding.
+    The positive is mixed into all candidates of a pair and layer with one weight below 1, so it does not change which
+    of them is hardest: only the chosen ones need to be mixed.
     """
-    beta = beta_LB[:, :, None, None].to(candidates_LBND)
-    mixed = beta * positive_LBD.unsqueeze(2) + (1 - beta) * candidates_LBND
-    scores_LBN = torch.einsum("bd,lbnd->lbn", user_BD.detach(), mixed.detach())
-    index = scores_LBN.argmax(-1)[:, :, None, None].expand(-1, -1, 1, mixed.shape[-1])
-    return mixed.gather(2, index).squeeze(2)
+    chosen = np.empty((len(layers_LND), len(candidates_BN)), candidates_BN.dtype)
+    for layer, emb_ND in enumerate(layers_LND):
+        emb = torch.cat([final_ND[:num_users], emb_ND[num_users:]])
+        best = score_candidates(emb, user_ids, candidates_BN, num_users).argmax(1)
+        chosen[layer] = np.take_along_axis(candidates_BN, best[:, None], 1)[:, 0]
+    return chosen
+
+
+def mix(positive_LBD: torch.Tensor, negative_LBD: torch.Tensor, beta_LB: torch.Tensor) -> torch.Tensor:
+    """Positive mixing: beta e_i + (1 - beta) e_j per layer, [L + 1, B, D]; its mean over layers is scored."""
+    return torch.lerp(negative_LBD, positive_LBD, beta_LB[:, :, None].to(negative_LBD))
