@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from hnlm_ray.arguments import bench_arguments, config_arguments, run_arguments
 from hnlm_ray.errors import UserError
 
 
@@ -33,11 +34,13 @@ def _run(options: argparse.Namespace) -> int:
     from hnlm_ray.plan import check_models, costs, describe
     from hnlm_ray.runtime import local_resources
     from hnlm_ray.store import RunDir
+    from hnlm_ray.tracking import check_trackers
 
     config = load_config(options.config, options.set)
     check(config.data)
     check_models(config)
     run_dir = RunDir(options.run_dir or f"runs/{config.name}")
+    check_trackers(config.runtime, run_dir.folder.uri)
     planned = plan(config, run_dir, options.until)
     place = Path(run_dir.folder.path if run_dir.folder.is_local else ".")
     words = [describe(config, planned, local_resources(config.runtime, place)), costs(config, planned, run_dir)]
@@ -168,8 +171,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="run the pipeline, or what is left of it")
-    _config_arguments(run)
-    run.add_argument("--run-dir", metavar="URI", default="", help="local path, s3:// or gs:// (default: runs/NAME)")
+    run_arguments(run)
     run.add_argument("--until", metavar="STAGE", default="report", help="last stage to run")
     run.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     run.add_argument("-v", "--verbose", action="store_true", help="show what Ray and vLLM print")
@@ -184,27 +186,20 @@ def _parser() -> argparse.ArgumentParser:
     report.set_defaults(command=_report)
 
     doctor = commands.add_parser("doctor", help="what this machine or cluster lacks")
-    _config_arguments(doctor, optional=True)
+    config_arguments(doctor, optional=True)
     doctor.set_defaults(command=_doctor)
 
     bench = commands.add_parser("bench", help="measure one part against its baseline")
-    bench.add_argument("name", metavar="NAME", help="ingest, generate, finetune, embed, train or evaluate")
-    bench.add_argument("--json", metavar="FILE", help="also write figures and bars as JSON")
-    bench.add_argument("--quick", action="store_true", help="small data, to see that it runs; says nothing about bars")
-    bench.add_argument("--threads", type=int, default=0, help="threads for both sides (default: those of the bars)")
-    bench.add_argument("--repeats", type=int, default=5, help="repetitions; medians count (default 5)")
-    bench.add_argument("--seed", type=int, default=0)
+    bench_arguments(bench)
     bench.add_argument("--check", action="store_true", help="exit with 1 where a bar is missed")
     bench.set_defaults(command=_bench)
 
     tune = commands.add_parser("tune", help="search training settings over one set of LLM artifacts")
-    _config_arguments(tune)
-    tune.add_argument("--run-dir", metavar="URI", default="", help="local path, s3:// or gs:// (default: runs/NAME)")
+    run_arguments(tune)
     tune.set_defaults(command=_tune)
 
     compare = commands.add_parser("compare", help="all methods with the same budget, several seeds, one table")
-    _config_arguments(compare)
-    compare.add_argument("--run-dir", metavar="URI", default="", help="local path, s3:// or gs:// (default: runs/NAME)")
+    run_arguments(compare)
     compare.add_argument("--rows", metavar="A,B", type=_names, default=[], help="only these rows")
     compare.add_argument("--seeds", metavar="0,1", type=_integers, default=[], help="only these seeds")
     compare.add_argument("--trials", metavar="N", type=int, default=0, help="settings that each row tries")
@@ -212,7 +207,7 @@ def _parser() -> argparse.ArgumentParser:
     compare.set_defaults(command=_compare)
 
     submit = commands.add_parser("submit", help="run on a cluster, as a Ray job")
-    _config_arguments(submit)
+    config_arguments(submit)
     _address_argument(submit)
     submit.add_argument("--run-dir", metavar="URI", default="", help="s3://, gs:// or an absolute path all nodes share")
     submit.add_argument("--working-dir", metavar="DIR", default=".", help="folder to package (default: this one)")
@@ -245,11 +240,6 @@ def _parser() -> argparse.ArgumentParser:
     fetch.add_argument("--to", metavar="DIR", default="data", help="folder to put it in (default: data)")
     fetch.set_defaults(command=_data_fetch)
     return parser
-
-
-def _config_arguments(parser: argparse.ArgumentParser, optional: bool = False) -> None:
-    parser.add_argument("config", metavar="CONFIG", nargs="?" if optional else None, help="YAML file")
-    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override, e.g. train.epochs=5")
 
 
 def _names(text: str) -> list[str]:

@@ -12,9 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+from hnlm_ray.cluster.room import off_gpu_nodes
 from hnlm_ray.memory import keep_freed_memory
 from hnlm_ray.progress import Progress
-from hnlm_ray.runtime import RuntimeConfig
+from hnlm_ray.runtime import Demand, Resources, RuntimeConfig
 from hnlm_ray.store import Folder
 
 Loop = Callable[[dict[str, Any]], None]
@@ -76,8 +77,9 @@ def run_training(
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    workers = runtime.train_workers
+    workers, fewest = runtime.train_workers, runtime.train_group()[0]
     resources = {"CPU": float(runtime.cpus_per_train_worker)} | ({"GPU": 1.0} if runtime.use_gpu else {})
+    together = Resources(resources["CPU"] * fewest, resources.get("GPU", 0.0) * fewest, 0, 0)
     trainer = TorchTrainer(
         _on_each_rank,
         train_loop_config={"loop": loop, "config": loop_config, "threads": runtime.train_threads()},
@@ -85,6 +87,7 @@ def run_training(
             num_workers=workers,
             use_gpu=runtime.use_gpu,
             resources_per_worker=resources if workers else None,
+            label_selector=off_gpu_nodes(Demand("the training", together, fewest)),
         ),
         run_config=RunConfig(
             name=f"{name}-{os.getpid()}-{int(time.time() * 1000)}",

@@ -26,7 +26,7 @@ from hnlm_ray.memory import MemoryMonitor
 from hnlm_ray.progress import Progress
 from hnlm_ray.recommend.names import reads_text
 from hnlm_ray.store import Folder, ManifestEntry, RunDir
-from hnlm_ray.tracking import numbers_of, observed
+from hnlm_ray.tracking import check_trackers, numbers_of, observed
 
 if TYPE_CHECKING:
     from hnlm_ray.generate.engines import EngineManager
@@ -108,6 +108,7 @@ _READ_FOR_TEXT = {
     "catalogue": ("ingest",),
     "profiles": ("ingest", "profile"),
     "tuned": ("ingest", "embed"),
+    "taste": ("ingest", "embed"),
 }
 """text.source -> the stages whose artifacts it takes the texts from."""
 _PUBLISHED = {"report.html": "report", "report.json": "report", "metrics.json": "evaluation"}
@@ -276,6 +277,7 @@ def run_pipeline(
     check(config.data)
     check_models(config)
     target = RunDir(run_dir or f"runs/{config.name}")
+    check_trackers(config.runtime, target.folder.uri)
     planned = plan(config, target, until)
     run = Run(config, terminal)
     if all(item.state == "done" for item in planned):

@@ -63,11 +63,11 @@ def demands(config: RunConfig, planned: Sequence[PlannedStage]) -> list[Demand]:
     parts, llm, runtime = [], config.llm, config.runtime
     if todo & set(_TEXT_STAGES) and llm.engine == "vllm":
         what = f"the generator ({llm.replicas[0]} x {llm.model})"
-        parts.append(Demand(what, _engine(config, llm.gpus_per_replica), llm.replicas[0], llm.accelerator))
+        parts.append(_engine_demand(config, what, llm.gpus_per_replica))
     elif todo & set(_VECTOR_STAGES):
         what = f"the encoder ({llm.replicas[0]} x {config.encoder.model})"
         gpus = min(1.0, llm.gpus_per_replica)
-        parts.append(Demand(what, _engine(config, gpus), llm.replicas[0], llm.accelerator))
+        parts.append(_engine_demand(config, what, gpus))
     if todo & {"signal", "finetune", "train"}:
         fewest, most = runtime.train_group()
         if "finetune" in todo:
@@ -82,10 +82,11 @@ def demands(config: RunConfig, planned: Sequence[PlannedStage]) -> list[Demand]:
     return parts
 
 
-def _engine(config: RunConfig, gpus: float) -> Resources:
+def _engine_demand(config: RunConfig, what: str, gpus: float) -> Demand:
     llm, replicas = config.llm, config.llm.replicas[0]
     memory_gb = llm.memory_gb or _PROCESS_GB + (0 if gpus else llm.kv_cache_gb + _weights_gb(llm.model))
-    return Resources(replicas * llm.cpus_per_replica, replicas * gpus, replicas * memory_gb, 0)
+    needed = Resources(replicas * llm.cpus_per_replica, replicas * gpus, replicas * memory_gb, 0)
+    return Demand(what, needed, replicas, llm.accelerator, llm.memory_gb)
 
 
 def _weights_gb(model: str) -> float:

@@ -62,8 +62,8 @@ class RuntimeConfig(Section):
     trackers: tuple[Literal["mlflow", "tensorboard"], ...] = ()
     """Where curves of rows, tokens, losses and metrics go beside Ray's own metrics: `[mlflow, tensorboard]`, or one."""
     mlflow_uri: str = ""
-    """Tracking server (`http://host:5000`) or folder of `mlflow`; empty = `mlruns` in the run directory. A server's
-    login comes from the environment, as MLflow reads it."""
+    """Tracking server (`http://host:5000`) or folder of `mlflow`; empty = `mlruns` in the run directory, where that is
+    local. A server's login comes from the environment, as MLflow reads it."""
     tensorboard_dir: str = ""
     """Folder of the event files of `tensorboard`; empty = `tensorboard` in the run directory, where that is local."""
 
@@ -111,12 +111,15 @@ class Demand:
     """Actors or workers over which it is spread, each on one node; 0: it runs in the driver, which has its place."""
     accelerator: str = ""
     """Accelerator type that each piece wants; empty = any."""
+    reserved_gb: float = 0.0
+    """Memory that Ray sets aside for each piece; 0: it is used, and not reserved."""
 
     def piece(self) -> dict[str, float]:
         """What one piece asks of its node, as Ray names it."""
         needed = {"CPU": self.resources.cpus / self.pieces, "GPU": self.resources.gpus / self.pieces}
         if self.accelerator and needed["GPU"]:
             needed[f"accelerator_type:{self.accelerator}"] = 0.001  # as an actor's `accelerator_type` asks for it
+        needed["memory"] = self.reserved_gb * 1e9
         return {name: value for name, value in needed.items() if value}
 
 
@@ -195,7 +198,26 @@ def connected(config: RuntimeConfig) -> Iterator[None]:
     try:
         yield
     finally:
+        _end_named_actors()
         ray.shutdown()
+
+
+def _end_named_actors() -> None:
+    """End what this job leaves behind: Ray Data keeps detached actors on the driver's node, for good.
+
+    A node with an actor is not idle, so it would never go. Another job gets new ones with its next data set; one that
+    reads a data set meanwhile goes on with the nodes that it has.
+    """
+    import ray
+
+    job_id = ray.get_runtime_context().get_job_id()
+    for name in ray.util.list_named_actors(all_namespaces=True):
+        try:
+            actor = ray.get_actor(**name)
+        except ValueError:  # it ended by itself
+            continue
+        if actor._actor_id.hex().endswith(job_id):
+            ray.kill(actor)
 
 
 def _start_own(config: RuntimeConfig) -> None:

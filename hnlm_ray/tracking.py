@@ -12,6 +12,7 @@ from hnlm_ray.errors import UserError
 
 if TYPE_CHECKING:
     from hnlm_ray.config import RunConfig
+    from hnlm_ray.runtime import RuntimeConfig
     from hnlm_ray.store import RunDir
 
 _EXPERIMENT = "hnlm_ray"
@@ -195,9 +196,30 @@ class TensorBoardTracker(Tracker):
         self._writer.close()
 
 
+def check_trackers(runtime: "RuntimeConfig", run_dir: str) -> None:
+    """Refuse a tracker whose files would lie in a bucket, as those of a remote run directory do: none writes there.
+
+    Raises:
+        UserError: the run directory is remote and the tracker has no place of its own.
+    """
+    if "://" not in run_dir or run_dir.startswith("file://"):
+        return
+    places = {
+        "mlflow": ("mlflow_uri", runtime.mlflow_uri, "a tracking server, http://HOST:5000"),
+        "tensorboard": ("tensorboard_dir", runtime.tensorboard_dir, "a folder on the driver's node"),
+    }
+    for tracker in runtime.trackers:
+        key, place, accepted = places[tracker]
+        if not place:
+            raise UserError(
+                f"runtime.trackers: {tracker} cannot write to the run directory {run_dir!r}: "
+                f"set runtime.{key} to {accepted}"
+            )
+
+
 @contextmanager
 def observed(config: "RunConfig", run_dir: "RunDir") -> Iterator[list[Observer]]:
-    """The observers of a run, closed with it. Ray must be connected.
+    """The observers of a run that `check_trackers` has passed, closed with it. Ray must be connected.
 
     Raises:
         UserError: a tracker's package is not installed, or its place cannot be used.
@@ -213,22 +235,11 @@ def _tracker(name: str, config: "RunConfig", run_dir: "RunDir") -> Tracker:
     try:
         if name == "mlflow":
             return MLflowTracker(config, run_dir)
-        return TensorBoardTracker(_tensorboard_dir(config, run_dir))
+        return TensorBoardTracker(config.runtime.tensorboard_dir or run_dir.folder.child("tensorboard").path)
     except ImportError as error:
         raise UserError(
             f"runtime.trackers: {name} is not installed ({error.name}): pip install 'hnlm-ray[track]'"
         ) from None
-
-
-def _tensorboard_dir(config: "RunConfig", run_dir: "RunDir") -> str:
-    if config.runtime.tensorboard_dir:
-        return config.runtime.tensorboard_dir
-    if not run_dir.folder.is_local:
-        raise UserError(
-            f"runtime.trackers: tensorboard writes local files, and the run directory is {run_dir.folder.uri!r}: "
-            "set runtime.tensorboard_dir"
-        )
-    return run_dir.folder.child("tensorboard").path
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

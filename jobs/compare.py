@@ -3,8 +3,7 @@
 python jobs/compare.py configs/compare/amazon_toys.yaml --run-dir s3://bucket/runs/toys --set data.path=s3://bucket/toys
 """
 
-import argparse
-
+from hnlm_ray.arguments import job_parser, run_arguments
 from hnlm_ray.compare.driver import compare
 from hnlm_ray.compare.table import table
 from hnlm_ray.runtime import set_environment
@@ -12,10 +11,8 @@ from hnlm_ray.runtime import set_environment
 
 def main() -> None:
     """Read the comparison's config and run it; `compare` connects to the Ray that the config names."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config")
-    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[])
-    parser.add_argument("--run-dir", metavar="URI", default="")
+    parser = job_parser(__doc__)
+    run_arguments(parser)
     options = parser.parse_args()
     set_environment()
     print(table(compare(options.config, options.set, options.run_dir).results))

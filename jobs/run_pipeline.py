@@ -3,8 +3,7 @@
 python jobs/run_pipeline.py configs/quickstart.yaml --run-dir s3://bucket/runs/books --set runtime.train_workers=4
 """
 
-import argparse
-
+from hnlm_ray.arguments import job_parser, run_arguments
 from hnlm_ray.config import load_config
 from hnlm_ray.pipeline import run_pipeline
 from hnlm_ray.runtime import connected, set_environment
@@ -12,10 +11,8 @@ from hnlm_ray.runtime import connected, set_environment
 
 def main() -> None:
     """Read the config, connect, run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config")
-    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[])
-    parser.add_argument("--run-dir", metavar="URI", default="")
+    parser = job_parser(__doc__)
+    run_arguments(parser)
     parser.add_argument("--until", metavar="STAGE", default="report")
     options = parser.parse_args()
     set_environment()

@@ -26,7 +26,7 @@ _NODE_TYPES = {
     "cpu": {"resources": {"CPU": 2}, "labels": {}, "min_workers": 0, "max_workers": 3, "node_config": {}},
     "gpu": {
         "resources": {"CPU": 2, "GPU": 1},
-        "labels": {"ray.io/market-type": "spot"},
+        "labels": {"ray.io/market-type": "spot", "ray.io/accelerator-type": "A10G"},
         "min_workers": 0,
         "max_workers": 2,
         "node_config": {},
@@ -58,6 +58,19 @@ _CONFIG: dict[str, Any] = {
 }
 _LLM_STAGES = ("profile", "negative", "embed")
 _OTHER_STAGES = ("ingest", "signal", "finetune", "train")
+_DRIVER = """
+import functools, sys
+from hnlm_ray.runtime import set_environment
+set_environment()
+import ray
+ray.init = functools.partial(ray.init, _node_ip_address=ray.util.get_node_ip_address())
+from hnlm_ray.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+"""`hnlm` as a job's driver: on a machine with several nodes it must be told that it is not on the head (local_head)."""
+_HEAD = "node:__internal_head__"
+_RAYS_OWN = frozenset({"JobSupervisor", "PlacementGroupCleaner", "PreemptionWatcher"})
+"""Watchers that Ray starts for a job or a training; they take no CPU, so any node may get them."""
 _LONGEST_RUN_S = 900.0
 _TO_ZERO_S = 90.0
 
@@ -85,7 +98,7 @@ def _watched(head: Head, folder: Path) -> Measurement:
             at_start = _workers(node_counts())
             _submit(head, folder)
             run_s = time.time() - began
-            on_head = _work_on_the_head(head.url)
+            on_head = _on_the_head(head.url)
             refused_s = _refusal(head, folder)
             ended = time.time()
             while _workers(node_counts()) and time.time() - ended < _TO_ZERO_S:
@@ -93,11 +106,13 @@ def _watched(head: Head, folder: Path) -> Measurement:
         points = timeline.since(began)
         most = {kind: max(counts.get(kind, 0) for _, counts in points) for kind in _NODE_TYPES}
         at_end = _workers(node_counts())
+        left = _what_stays(head.url)
         to_zero_s = time.time() - ended
     finally:
         ray.shutdown()
     entries = {stage: versions[-1] for stage, versions in RunDir(folder / "run").entries().items()}
     in_report = RunDir(folder / "run").folder.read_json("report.json")["nodes"]
+    work_on_head = [name for name in on_head if name not in _RAYS_OWN]
     needless = max(_gpu_nodes(entries[stage])[-1] for stage in _OTHER_STAGES)
     figures = {
         "worker_nodes_at_start": at_start,
@@ -109,13 +124,16 @@ def _watched(head: Head, folder: Path) -> Measurement:
     }
     bars = [
         Bar("worker_nodes_at_end", at_end, 0, better="lower"),
-        Bar("actors_and_tasks_on_the_head", len(on_head), 0, better="lower"),
+        Bar("actors_and_tasks_on_the_head", len(work_on_head), 0, better="lower"),
         Bar("least_gpu_nodes_of_an_llm_stage", min(max(_gpu_nodes(entries[stage])) for stage in _LLM_STAGES), 1),
         Bar("most_gpu_nodes_at_the_end_of_another", needless, 0, better="lower"),
         Bar("refusal_s", refused_s, 60.0, better="lower"),
     ]
     notes = [f"{stage}: gpu nodes {_gpu_nodes(entry)}, {entry.seconds:.0f} s" for stage, entry in entries.items()]
-    notes += [f"on the head: {', '.join(on_head) or 'nothing'}", "nodes: " + _in_words(points, began)]
+    notes += left
+    watchers = sorted(name for name in on_head if name in _RAYS_OWN)
+    notes += [f"on the head: {', '.join(work_on_head) or 'nothing'}; watchers of Ray: {', '.join(watchers)}"]
+    notes += ["nodes: " + _in_words(points, began)]
     return Measurement(figures, bars, notes)
 
 
@@ -128,7 +146,7 @@ def _submit(head: Head, folder: Path, *overrides: str) -> str:
     from ray.job_submission import JobSubmissionClient
 
     client = JobSubmissionClient(head.url)
-    command = [sys.executable, "-m", "hnlm_ray.cli", "run", str(folder / "shop.yaml"), "--run-dir", str(folder / "run")]
+    command = [sys.executable, "-c", _DRIVER, "run", str(folder / "shop.yaml"), "--run-dir", str(folder / "run")]
     command += [part for override in overrides for part in ("--set", override)]
     job_id = client.submit_job(entrypoint=shlex.join(command), entrypoint_num_cpus=1)
     deadline = time.monotonic() + _LONGEST_RUN_S
@@ -154,16 +172,27 @@ def _refusal(head: Head, folder: Path) -> float:
     return time.time() - began
 
 
-def _work_on_the_head(url: str) -> list[str]:
-    """Actors and tasks that were placed on the head, by name; the supervisor of each job is Ray's own."""
+def _on_the_head(url: str) -> list[str]:
+    """Actors and tasks that were placed on the head, by name."""
     import ray
     from ray.util.state import list_actors, list_tasks
 
-    [head] = [node["NodeID"] for node in ray.nodes() if "node:__internal_head__" in node["Resources"]]
+    [head] = [node["NodeID"] for node in ray.nodes() if _HEAD in node["Resources"]]
     actors, tasks = list_actors(url, limit=10_000), list_tasks(url, limit=10_000)
     actors_here = [str(actor.class_name) for actor in actors if actor.node_id == head]
     tasks_here = [str(task.name) for task in tasks if task.node_id == head and task.type == "NORMAL_TASK"]
-    return [name for name in actors_here if name != "JobSupervisor"] + tasks_here
+    return actors_here + tasks_here
+
+
+def _what_stays(url: str) -> list[str]:
+    """Of each worker node that did not go: the actors that live on it."""
+    import ray
+    from ray.util.state import list_actors
+
+    alive = [actor for actor in list_actors(url, limit=10_000) if actor.state == "ALIVE"]
+    stays = [node["NodeID"] for node in ray.nodes() if node["Alive"] and _HEAD not in node["Resources"]]
+    actors = {node_id: [str(actor.class_name) for actor in alive if actor.node_id == node_id] for node_id in stays}
+    return [f"a node stays with: {', '.join(names) or 'no actor'}" for names in actors.values()]
 
 
 def _workers(counts: NodeCounts) -> int:

@@ -27,6 +27,9 @@ import requests
 _START_TIMEOUT_S = 120
 _STARTS = 4
 """On a busy machine a head may miss Ray's fixed 15 s for its agent, and ends itself."""
+_SCALING_HEAD_IP = "127.0.0.2"
+"""A driver joins the head where both have one address. The nodes that scale are of this machine's first address: with
+another one for the head a driver can join the node on which it runs, as it does where every node is a machine."""
 _HEAD_NODE_ID = "f" * 51 + "00000"
 """What the node provider of `fake_multinode` calls its head."""
 
@@ -77,7 +80,7 @@ def _start(
 ) -> tuple[Head, "subprocess.Popen[bytes]"]:
     scratch = Path(tempfile.mkdtemp(prefix="hh"))  # short: socket paths have a limit
     gcs, dashboard, client, agent, agent_grpc, metrics = _free_ports(6)
-    address = f"127.0.0.1:{gcs}"
+    address, own_ip = f"127.0.0.1:{gcs}", _SCALING_HEAD_IP if worker_types else "127.0.0.1"
     variables = {
         **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -92,7 +95,7 @@ def _start(
     }
     command = [
         "ray", "start", "--head", "--block", f"--num-cpus={num_cpus}", "--num-gpus=0", "--include-dashboard=true",
-        "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--object-store-memory={200 * 2**20}",
+        f"--node-ip-address={own_ip}", "--dashboard-host=127.0.0.1", f"--object-store-memory={200 * 2**20}",
         f"--port={gcs}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}",
         f"--dashboard-agent-listen-port={agent}", f"--dashboard-agent-grpc-port={agent_grpc}",
         f"--metrics-export-port={metrics}", f"--temp-dir={scratch}",

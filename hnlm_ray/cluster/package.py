@@ -1,10 +1,11 @@
-"""What of a working directory travels to a cluster: its files, never its secrets, nothing that can be made again."""
+"""What of a folder travels to a cluster: its files, never its secrets, nothing ignored, nothing made again easily."""
 
 import fnmatch
+import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,10 @@ _MADE_AGAIN = (
     ".pytest_cache", ".hypothesis", ".ipynb_checkpoints", ".tox", "*.egg-info", "build", "dist", "runs", "mlruns",
 )  # fmt: skip
 """Folders left out without a word: history, environments, caches, results of earlier runs."""
+
+_NOT_FOR_A_JOB = (".git", ".gitignore", ".rayignore")
+"""Files left out without a word: `.git` of a worktree, and ignore files, which have had their say here. Ray would apply
+them a second time, and to the config that `hnlm submit` lays beside the files."""
 
 _SECRET_FOLDERS = (
     ".aws", ".azure", ".config", ".docker", ".gcloud", ".gnupg", ".huggingface", ".kube", ".ray", ".ssh", "secrets",
@@ -48,13 +53,16 @@ class Package:
     files: tuple[Path, ...]
     secrets: tuple[Path, ...]
     """Files left out because their name or content is that of a credential."""
+    ignored: tuple[Path, ...]
+    """What `.gitignore` and `.rayignore` leave out; a folder of which nothing is left stands for all that is in it."""
     num_bytes: int
 
 
 def look_through(working_dir: str | Path) -> Package:
     """List what of `working_dir` would be packaged.
 
-    A link is followed only where it stays inside the folder, so that none reaches out to a home directory.
+    A link is followed only where it stays inside the folder, so that none reaches out to a home directory. Ignore files
+    count as they do for Ray; RAY_RUNTIME_ENV_IGNORE_GITIGNORE=1 takes along what `.gitignore` names.
 
     Raises:
         UserError: no such folder, or too large to upload.
@@ -62,10 +70,13 @@ def look_through(working_dir: str | Path) -> Package:
     root = Path(working_dir).expanduser().resolve()
     if not root.is_dir():
         raise UserError(f"--working-dir {str(working_dir)!r} is no folder: give the one that holds what the job reads")
-    files, secrets, sizes = [], [], {}
-    for path in _walk(root):
+    files, secrets, ignored, sizes = [], [], [], {}
+    for path, is_ignored in _walk(root):
         name = path.relative_to(root)
         target = path.resolve()
+        if is_ignored:
+            ignored.append(name)
+            continue
         if not target.is_file() or not target.is_relative_to(root):
             continue
         if any(_is_secret_name(part) for part in (name, target.relative_to(root))) or _holds_secret(target):
@@ -80,7 +91,7 @@ def look_through(working_dir: str | Path) -> Package:
             f"--working-dir {str(working_dir)!r} holds {total / 2**20:.0f} MB and {MAX_PACKAGE_MB} MB can be uploaded: "
             f"keep data in a bucket and name it by data.path=s3://...; largest files: {largest}"
         )
-    return Package(tuple(files), tuple(secrets), total)
+    return Package(tuple(files), tuple(secrets), _outermost(ignored, [*files, *secrets]), total)
 
 
 def copy_package(package: Package, working_dir: str | Path, target: Path) -> None:
@@ -91,10 +102,37 @@ def copy_package(package: Package, working_dir: str | Path, target: Path) -> Non
         shutil.copyfile(root / name, target / name)
 
 
-def _walk(root: Path) -> Iterator[Path]:
-    for folder, subfolders, names in os.walk(root):
-        subfolders[:] = sorted(name for name in subfolders if not _matches(name, _MADE_AGAIN))
-        yield from (Path(folder) / name for name in sorted(names))
+def _walk(folder: Path, rules: Sequence[Callable[[Path], bool]] = ()) -> Iterator[tuple[Path, bool]]:
+    """Files below `folder`, and whether they are ignored by `rules` or an ignore file; an ignored folder as a whole."""
+    rules = [*rules, *_ignore_rules(folder)]
+    for path in sorted(folder.iterdir()):
+        is_folder = path.is_dir() and not path.is_symlink()
+        if _matches(path.name, _MADE_AGAIN) if is_folder else path.name in _NOT_FOR_A_JOB:
+            continue
+        if any(rule(path) for rule in rules):
+            yield path, True
+        elif is_folder:
+            yield from _walk(path, rules)
+        else:
+            yield path, False
+
+
+def _ignore_rules(folder: Path) -> list[Callable[[Path], bool]]:
+    """The rules of the folder's own ignore files, as Ray reads them when it packages a folder."""
+    from ray._private.ray_constants import RAY_RUNTIME_ENV_IGNORE_GITIGNORE
+    from ray._private.runtime_env.packaging import get_excludes_from_ignore_files
+
+    with_git = os.environ.get(RAY_RUNTIME_ENV_IGNORE_GITIGNORE) != "1"
+    quiet = logging.getLogger(__name__)  # Ray's own logger would name every ignore file on the terminal
+    rules: list[Callable[[Path], bool]] = get_excludes_from_ignore_files(folder, with_git, quiet)
+    return rules
+
+
+def _outermost(ignored: Sequence[Path], others: Sequence[Path]) -> tuple[Path, ...]:
+    """Each ignored path, or the outermost folder around it that holds none of the others."""
+    shared = {folder for path in others for folder in path.parents}
+    around = (next((folder for folder in reversed(path.parents) if folder not in shared), path) for path in ignored)
+    return tuple(dict.fromkeys(around))
 
 
 def _is_secret_name(name: Path) -> bool:

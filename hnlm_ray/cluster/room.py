@@ -7,6 +7,8 @@ from typing import Any
 from hnlm_ray.errors import UserError
 from hnlm_ray.runtime import Demand, cluster_resources, preflight
 
+_ACCELERATOR_LABEL = "ray.io/accelerator-type"
+"""Ray puts it on nodes whose GPUs it finds; the files of cluster/ say it of nodes that are yet to come."""
 _LONGEST_PROBE_S = 50.0
 _STEADY_UPDATES = 2
 """Updates of the autoscaler that must have seen a demand without calling it infeasible."""
@@ -43,6 +45,49 @@ def check_autoscaled(demands: Sequence[Demand]) -> None:
             _probe(demand)
 
 
+def off_gpu_nodes(demand: Demand) -> dict[str, str] | None:
+    """A label selector that keeps work without GPUs off the GPU nodes that are up, so that these can go.
+
+    Without it the work goes where CPUs are free at once, and a spot GPU is paid for as long as it lasts. None where the
+    cluster does not scale, no such node is up, or only nodes with GPUs have room for the demand.
+    """
+    import ray
+
+    if demand.resources.gpus or not demand.pieces or not autoscales():
+        return None
+    with_gpus = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
+    kinds = {node["Labels"][_ACCELERATOR_LABEL] for node in with_gpus if _ACCELERATOR_LABEL in node["Labels"]}
+    if not kinds:
+        return None
+    selector = {_ACCELERATOR_LABEL: f"!in({','.join(sorted(kinds))})"}
+    try:
+        _probe(demand, selector)
+    except UserError:
+        return None
+    return selector
+
+
+def num_places(demand: Demand) -> int | None:
+    """How often a demand of one piece has room at the same time, node by node; None where nodes come on demand.
+
+    Raises:
+        UserError: not once.
+    """
+    import ray
+
+    if autoscales():
+        check_autoscaled([demand])
+        return None
+    _check_nodes(demand)
+    return places_on([node["Resources"] for node in ray.nodes() if node["Alive"]], demand)
+
+
+def places_on(nodes: Sequence[dict[str, float]], demand: Demand) -> int:
+    """`num_places` of known nodes: what two nodes have left over is no room for a third piece."""
+    piece = demand.piece()
+    return sum(min(int(node.get(name, 0.0) / need + 1e-9) for name, need in piece.items()) for node in nodes)
+
+
 def _check_nodes(demand: Demand) -> None:
     """A piece must fit on one node: two nodes of one GPU are no room for an engine that takes two."""
     import ray
@@ -57,10 +102,12 @@ def _check_nodes(demand: Demand) -> None:
         )
 
 
-def _probe(demand: Demand) -> None:
+def _probe(demand: Demand, labels: dict[str, str] | None = None) -> None:
     from ray.util.placement_group import placement_group, remove_placement_group
 
-    group = placement_group([demand.piece()] * demand.pieces)
+    group = placement_group(
+        [demand.piece()] * demand.pieces, bundle_label_selector=[labels] * demand.pieces if labels else None
+    )
     try:
         deadline = time.monotonic() + _LONGEST_PROBE_S
         first = _autoscaling_state().autoscaler_state_version
@@ -94,4 +141,7 @@ def _autoscaling_state() -> Any:
 
 def _words(resources: dict[str, float]) -> str:
     """`0.5 CPUs and 1 GPUs`; an accelerator type is a name, not a number."""
-    return " and ".join(f"{value:g} {name}s" if name.isupper() else name for name, value in resources.items())
+    words = {name: f"{value:g} {name}s" if name.isupper() else name for name, value in resources.items()}
+    if "memory" in resources:
+        words["memory"] = f"{resources['memory'] / 1e9:g} GB of memory"
+    return " and ".join(words.values())

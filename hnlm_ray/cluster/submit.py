@@ -18,6 +18,7 @@ from hnlm_ray.cluster.environment import extras_of, runtime_packages
 from hnlm_ray.cluster.package import Package, copy_package, look_through
 from hnlm_ray.config import RunConfig, load_config
 from hnlm_ray.errors import UserError
+from hnlm_ray.tracking import check_trackers
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -25,10 +26,14 @@ if TYPE_CHECKING:
 OnInterrupt = Literal["detach", "stop"]
 INTERRUPTED = 130
 _CONFIG_NAME = "hnlm_submitted.yaml"
+_OWN_CODE = Path(hnlm_ray.__file__).parent
+"""The cluster runs the code that read the config."""
 _COMMAND = ("python", "-m", "hnlm_ray.cli", "run", _CONFIG_NAME, "--run-dir")
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _RECONNECTS = 5
-"""Lost log connections in a row, without a line between them, after which following gives up."""
+"""Lost connections in a row, without a line of the log between them, after which following gives up."""
+_MOST_NAMED = 10
+"""Ignored paths that are printed."""
 _STOP_TIMEOUT_S = 60.0
 _AGENT_TIMEOUT_S = 120.0
 
@@ -59,20 +64,22 @@ def submit(config_path: str, overrides: Sequence[str], options: SubmitOptions, t
     """
     config = load_config(config_path, overrides)
     _check_run_dir(options.run_dir)
-    package = look_through(options.working_dir)
+    check_trackers(config.runtime, options.run_dir)
+    package, own_code = look_through(options.working_dir), look_through(_OWN_CODE)
     client = connect(options.address)
     out = terminal or sys.stdout
-    for line in _notes(config, package, options):
+    for line in _notes(config, package, own_code, options):
         print(line, file=out)
     with tempfile.TemporaryDirectory(prefix="hnlm-submit-") as folder:
-        staged = Path(folder) / "job"
+        staged, staged_code = Path(folder) / "job", Path(folder) / _OWN_CODE.name
         staged.mkdir()
         copy_package(package, options.working_dir, staged)
+        copy_package(own_code, _OWN_CODE, staged_code)
         (staged / _CONFIG_NAME).write_text(_resolved(config), encoding="utf-8")
         job_id = _submit_when_ready(
             client,
             entrypoint=shlex.join([*_COMMAND, options.run_dir, "--until", options.until]),
-            runtime_env=_runtime_env(config, staged, options),
+            runtime_env=_runtime_env(config, staged, staged_code, options),
             metadata={"name": config.name, "run_dir": options.run_dir},
             entrypoint_num_cpus=options.entrypoint_cpus,
         )
@@ -86,10 +93,14 @@ def submit(config_path: str, overrides: Sequence[str], options: SubmitOptions, t
 def follow(
     client: "JobSubmissionClient", job_id: str, address: str, on_interrupt: OnInterrupt, terminal: TextIO | None = None
 ) -> int:
-    """Print a job's log as it grows until the job ends; returns its exit code, or 130 after Ctrl-C."""
+    """Print a job's log as it grows until the job ends; returns its exit code, or 130 after Ctrl-C.
+
+    Raises:
+        UserError: the cluster knows no such job, or is out of reach for longer than a tunnel takes to come back.
+    """
     out = terminal or sys.stdout
     try:
-        asyncio.run(_print_log(client, job_id, out))
+        return _exit_code(asyncio.run(_print_log(client, job_id, out)), out)
     except KeyboardInterrupt:
         if on_interrupt == "detach":
             print(f"\ndetached; the job goes on. {_how_to_follow(job_id, address)}", file=out, flush=True)
@@ -97,7 +108,10 @@ def follow(
             print(f"\nstopping {job_id}", file=out, flush=True)
             print(f"{job_id}: {stop(client, job_id)}; the same command goes on from here", file=out, flush=True)
         return INTERRUPTED
-    return _exit_code(client.get_job_info(job_id), out)
+    except ConnectionError as error:
+        raise UserError(
+            f"{error}; where the cluster stands, the job goes on. {_how_to_follow(job_id, address)}"
+        ) from None
 
 
 def stop(client: "JobSubmissionClient", job_id: str) -> str:
@@ -169,10 +183,17 @@ def _check_run_dir(run_dir: str) -> None:
         )
 
 
-def _notes(config: RunConfig, package: Package, options: SubmitOptions) -> list[str]:
-    lines = [f"package: {len(package.files)} files, {package.num_bytes / 2**20:.1f} MB"]
-    if package.secrets:
-        lines.append(f"left out as credentials: {', '.join(map(str, package.secrets))}")
+def _notes(config: RunConfig, package: Package, own_code: Package, options: SubmitOptions) -> list[str]:
+    lines = [
+        f"package: {len(package.files)} files, {package.num_bytes / 2**20:.1f} MB; "
+        f"with {_OWN_CODE.name} itself: {len(own_code.files)} more"
+    ]
+    if secrets := [*package.secrets, *(_OWN_CODE.name / name for name in own_code.secrets)]:
+        lines.append(f"left out as credentials: {', '.join(map(str, secrets))}")
+    if package.ignored:
+        more = f" and {len(package.ignored) - _MOST_NAMED} more" if len(package.ignored) > _MOST_NAMED else ""
+        names = ", ".join(map(str, package.ignored[:_MOST_NAMED])) + more
+        lines.append(f"left out by .gitignore or .rayignore: {names}")
     for key, path in (("data.path", config.data.path), ("llm.model", config.llm.model)):
         if path and Path(path).is_absolute():
             lines.append(f"note: {key} {path} must exist on the cluster's nodes")
@@ -190,27 +211,27 @@ def _resolved(config: RunConfig) -> str:
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
-def _runtime_env(config: RunConfig, staged: Path, options: SubmitOptions) -> dict[str, Any]:
-    environment: dict[str, Any] = {
-        "working_dir": str(staged),
-        "py_modules": [str(Path(hnlm_ray.__file__).parent)],  # the cluster runs the code that read the config
-        "excludes": ["__pycache__"],
-    }
+def _runtime_env(config: RunConfig, staged: Path, staged_code: Path, options: SubmitOptions) -> dict[str, Any]:
+    environment: dict[str, Any] = {"working_dir": str(staged), "py_modules": [str(staged_code)]}
     if options.environment == "packages":
         environment["uv"] = runtime_packages(config)
     return environment
 
 
-async def _print_log(client: "JobSubmissionClient", job_id: str, out: TextIO) -> None:
-    """Follow the log through lost connections; each starts from the log's beginning, so what was printed is skipped."""
+async def _print_log(client: "JobSubmissionClient", job_id: str, out: TextIO) -> "JobDetails":
+    """Follow the log through lost connections; each starts from the log's beginning, so what was printed is skipped.
+
+    Returns the job as it ended.
+    """
     import aiohttp
 
     printed, failures = 0, 0
-    while client.get_job_status(job_id).value == "PENDING":  # a node may have to come up first: no end to this wait
-        await asyncio.sleep(0.5)
     while True:
         received = 0
         try:
+            while client.get_job_status(job_id).value == "PENDING":  # until a node has come up: no end to this wait
+                failures = 0
+                await asyncio.sleep(0.5)
             async for text in client.tail_job_logs(job_id):
                 news = text[max(0, printed - received) :]
                 received += len(text)
@@ -218,14 +239,18 @@ async def _print_log(client: "JobSubmissionClient", job_id: str, out: TextIO) ->
                     failures = 0
                     printed = received
                     print(news, end="", file=out, flush=True)
+            job = client.get_job_info(job_id)
+            if job.status.value in _ENDED:
+                rest = client.get_job_logs(job_id)[printed:]  # a stream that ends with the job may lack its last lines
+                print(rest, end="", file=out, flush=True)
+                return job
         except (RuntimeError, OSError, aiohttp.ClientError) as error:
+            if "status code 404" in str(error):
+                raise UserError(f"the cluster knows no job {job_id!r}: `hnlm jobs` lists those it has") from None
             failures += 1
             if failures > _RECONNECTS:
-                raise ConnectionError(f"the log of {job_id} was lost {failures} times in a row: {error}") from error
-        if client.get_job_status(job_id).value in _ENDED:
-            rest = client.get_job_logs(job_id)[printed:]  # a stream that ends with the job may lack its last lines
-            print(rest, end="", file=out, flush=True)
-            return
+                words = f"the log of {job_id} was lost {failures} times in a row ({_one_line(error)[:200]})"
+                raise ConnectionError(words) from None
         await asyncio.sleep(1.0)
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from hnlm_ray.cluster.room import num_places, off_gpu_nodes
 from hnlm_ray.compare.config import CompareConfig, load_compare, reduced, row_config
 from hnlm_ray.compare.outcome import collect, results_of
 from hnlm_ray.compare.page import render
@@ -15,7 +16,7 @@ from hnlm_ray.config import RunConfig
 from hnlm_ray.errors import UserError
 from hnlm_ray.pipeline import plan, run_pipeline
 from hnlm_ray.progress import Progress
-from hnlm_ray.runtime import cluster_resources, connected
+from hnlm_ray.runtime import Demand, Resources, connected
 from hnlm_ray.store import Folder, RunDir
 
 _LOST_NODE_RETRIES = 3
@@ -93,15 +94,16 @@ def run_all(runs: Runs, terminal: TextIO | None) -> None:
     """
     import ray
 
-    settings, present = runs.compare, cluster_resources()
-    if present.cpus < settings.cpus_per_run or present.gpus < settings.gpus_per_run:
-        raise UserError(
-            f"a training needs {settings.cpus_per_run:g} CPUs and {settings.gpus_per_run:g} GPUs, and there are "
-            f"{present.cpus:g} and {present.gpus:g}: lower compare.cpus_per_run or compare.gpus_per_run"
-        )
-    remote = ray.remote(num_cpus=settings.cpus_per_run, num_gpus=settings.gpus_per_run, max_retries=_LOST_NODE_RETRIES)(
-        train_and_judge
-    )
+    settings = runs.compare
+    needed = Resources(settings.cpus_per_run, settings.gpus_per_run, 0, 0)
+    demand = Demand("a training (compare.cpus_per_run, compare.gpus_per_run)", needed, pieces=1)
+    num_places(demand)
+    remote = ray.remote(
+        num_cpus=settings.cpus_per_run,
+        num_gpus=settings.gpus_per_run,
+        label_selector=off_gpu_nodes(demand),
+        max_retries=_LOST_NODE_RETRIES,
+    )(train_and_judge)
     progress = Progress("compare", terminal)
     progress.start(runs.num_total(), unit="runs")
     progress.update(counted := runs.num_done())

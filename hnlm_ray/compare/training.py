@@ -13,10 +13,11 @@ from hnlm_ray.compare.runs import RESULT_FILE, RunSpec
 from hnlm_ray.config import RunConfig, parse_config
 from hnlm_ray.recommend.artifact import RecommenderArtifact
 from hnlm_ray.recommend.checkpoint import Checkpoint
-from hnlm_ray.recommend.ease import solve_ease
+from hnlm_ray.recommend.closed_form import solve
+from hnlm_ray.recommend.config import CLOSED_FORM_MODELS
 from hnlm_ray.recommend.evaluate_stage import evaluate_and_write
 from hnlm_ray.recommend.interactions import Interactions
-from hnlm_ray.recommend.models import LINEAR_MODELS
+from hnlm_ray.recommend.loops import load_text
 from hnlm_ray.recommend.on_artifacts import interactions_of, trainer_on
 from hnlm_ray.recommend.ranking import evaluate
 from hnlm_ray.recommend.trainer import NonFiniteLossError, Trainer
@@ -70,9 +71,9 @@ def train_and_judge(job: dict[str, Any]) -> str:
 
 def _train(run: RunSpec, config: RunConfig, data: Interactions, out: Folder) -> _Trained:
     train = config.train
-    if train.model in LINEAR_MODELS:
+    if train.model in CLOSED_FORM_MODELS:
         torch.set_num_threads(run.num_threads)
-        tensors = {"item_weights": solve_ease(data.train, train.ease_reg)}
+        tensors = solve(train, data.train, load_text(run.artifacts, data))
         scorer = RecommenderArtifact(tensors, {}, data.train).scorer()
         users = np.flatnonzero(data.valid.counts > 0)
         k = int(train.monitor.partition("@")[2])

@@ -28,7 +28,7 @@ def run(ctx: "StageContext") -> dict[str, Any]:
     spec = EncoderSpec.from_json(tuned.read_json("encoder.json"))
     dtype = engine_dtype(ctx)
     num_engines = ctx.config.llm.replicas[1]
-    merged = str(tuned.child("merged").local())
+    merged = tuned.child("merged").uri  # not a copy of the driver's: engines may run on other machines
     encoder = ctx.engines.encoder(merged, pooling=spec.pooling, max_length=spec.max_length, dtype=dtype)
     parity = prove_parity(encoder, tuned.child("parity"), dtype)
     sources = sources_of(ctx)

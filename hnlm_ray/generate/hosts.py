@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
@@ -19,6 +19,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from hnlm_ray.generate.protocol import Counters, Engine, EngineDied, EngineSpec, EngineUnavailable
 from hnlm_ray.runtime import SPIN_COUNT
+from hnlm_ray.store import Folder
 
 _MAX_THREADS = 64  # Ray starts them all at once
 
@@ -40,7 +41,8 @@ class HostPlan:
 
 
 def build_engine(spec: EngineSpec) -> Engine:
-    """Load the model of `spec` in this process."""
+    """Load the model of `spec` in this process; one at a URI is copied to this machine first."""
+    spec = replace(spec, model=_on_this_machine(spec.model), tokenizer=_on_this_machine(spec.tokenizer))
     if spec.role == "http":
         from hnlm_ray.generate.http_engine import HTTPEngine
 
@@ -48,6 +50,10 @@ def build_engine(spec: EngineSpec) -> Engine:
     from hnlm_ray.generate.vllm_engine import VLLMEngine
 
     return VLLMEngine(spec)
+
+
+def _on_this_machine(model: str) -> str:
+    return str(Folder(model).local()) if "://" in model else model
 
 
 class EngineHost:

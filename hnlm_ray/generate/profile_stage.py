@@ -1,6 +1,7 @@
 """Stage `profile`: P_i for every item, then P_u for every user from training interactions and P_i (METHOD.md, 1)."""
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hnlm_ray.generate.build_inputs import build_item_inputs, build_user_inputs, is_large
@@ -23,7 +24,18 @@ def generator_group(ctx: "StageContext") -> EngineGroup:
         from hnlm_ray.demo.standin import standin_dir
 
         model = standin_dir(ctx.config.llm.standin, ctx.input("dataset"), progress=ctx.progress)
+        if not ctx.config.runtime.is_local():
+            model = _for_every_node(Path(model), ctx.run_dir.folder)
     return ctx.engines.generator(model)
+
+
+def _for_every_node(model: Path, run_dir: Folder) -> str:
+    """The driver's folder `model` as one in the run directory, where engines on other machines find it."""
+    copy = run_dir.child("standin", model.name)
+    if not copy.exists("complete.json"):
+        copy.upload(model)
+        copy.write_json("complete.json", {"from": model.name})
+    return copy.uri
 
 
 def profile_task(config: "RunConfig", part: Literal["items", "users"], inputs: Folder, outputs: Folder) -> TextTask:

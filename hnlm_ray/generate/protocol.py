@@ -17,7 +17,7 @@ class EngineSpec:
 
     role: Literal["generate", "embed", "http"]
     model: str
-    """Local folder or Hub name."""
+    """Local folder, URI of a folder (copied to the engine's machine), or Hub name."""
     tokenizer: str
     chat_template_args: dict[str, Any] = field(default_factory=dict)
     dtype: str = "auto"

@@ -66,7 +66,8 @@ class SweepConfig(Section):
     gpus_per_trial: float = operational(0.0, ge=0)
     """GPUs that a trial reserves; a fraction packs several on one GPU."""
     max_concurrent: int = operational(0, ge=0)
-    """Trials at a time; 0 = as many as the cluster has room for, all of them where it starts nodes on demand."""
+    """At most so many trials at a time; 0 = as many as the cluster has room for. Where it starts nodes on demand: all
+    of them, or with `optuna`, which learns from those that ended, a quarter."""
 
     @model_validator(mode="after")
     def _only_training(self) -> "SweepConfig":

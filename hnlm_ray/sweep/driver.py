@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import math
 import tempfile
 import time
 from collections.abc import Sequence
@@ -11,20 +12,20 @@ from typing import Any, TextIO
 
 import yaml
 
-from hnlm_ray.cluster.room import autoscales, check_autoscaled
+from hnlm_ray.cluster.room import num_places, off_gpu_nodes
 from hnlm_ray.config import RunConfig
 from hnlm_ray.errors import UserError
 from hnlm_ray.pipeline import plan, run_pipeline
 from hnlm_ray.progress import Progress
 from hnlm_ray.recommend.names import reads_text
-from hnlm_ray.runtime import Demand, Resources, cluster_resources, connected
+from hnlm_ray.runtime import Demand, Resources, connected
 from hnlm_ray.store import Folder, RunDir
 from hnlm_ray.sweep.config import SweepConfig, load_sweep, with_point
 from hnlm_ray.sweep.outcome import Outcome, TrialRow, write_outcome
 from hnlm_ray.sweep.record import Recorder, recorded
 from hnlm_ray.sweep.space import decode, name_of, random_points, tune_space
 from hnlm_ray.sweep.trial import METRIC, run_trial
-from hnlm_ray.tracking import observed
+from hnlm_ray.tracking import check_trackers, observed
 
 _LOST_NODE_RETRIES = 3
 
@@ -49,6 +50,7 @@ def tune(config_path: str, overrides: Sequence[str] = (), run_dir: str = "", ter
     """
     config, settings = load_sweep(config_path, overrides)
     target = RunDir(run_dir or f"runs/{config.name}")
+    check_trackers(config.runtime, target.folder.uri)
     with connected(config.runtime), observed(config, target) as observers:
         for stage in _shared_stages(config, settings):
             run_pipeline(config, target.folder.uri, until=stage, terminal=terminal)
@@ -66,31 +68,19 @@ def tune(config_path: str, overrides: Sequence[str] = (), run_dir: str = "", ter
     return outcome
 
 
-def num_concurrent(settings: SweepConfig, present: Resources) -> int:
-    """Trials that have room at the same time, so that none waits for resources that another one holds.
+def trial_demand(settings: SweepConfig) -> Demand:
+    """What one trial asks of a node."""
+    what = "a trial (sweep.cpus_per_trial, sweep.gpus_per_trial)"
+    return Demand(what, Resources(settings.cpus_per_trial, settings.gpus_per_trial, 0, 0), pieces=1)
 
-    Raises:
-        UserError: not even one has.
+
+def num_concurrent(settings: SweepConfig, places: int | None) -> int:
+    """Trials at the same time, so that none waits for resources that another one holds.
+
+    `places`: trials that have room now; None where nodes come on demand, and as many are tried as is useful.
     """
-    if settings.max_concurrent:
-        return min(settings.max_concurrent, settings.trials)
-    room = int(present.cpus / settings.cpus_per_trial + 1e-9)
-    if settings.gpus_per_trial:
-        room = min(room, int(present.gpus / settings.gpus_per_trial + 1e-9))
-    if room < 1:
-        raise UserError(
-            f"a trial needs {settings.cpus_per_trial:g} CPUs and {settings.gpus_per_trial:g} GPUs, and there are "
-            f"{present.cpus:g} and {present.gpus:g}: lower sweep.cpus_per_trial or sweep.gpus_per_trial"
-        )
-    return min(room, settings.trials)
-
-
-def _room(settings: SweepConfig) -> int:
-    """Trials at the same time: as many as there is room for, or all of them where nodes come on demand."""
-    if not autoscales():
-        return num_concurrent(settings, cluster_resources())
-    check_autoscaled([Demand("a trial", Resources(settings.cpus_per_trial, settings.gpus_per_trial, 0, 0), pieces=1)])
-    return min(settings.max_concurrent or settings.trials, settings.trials)
+    useful = settings.trials if settings.search == "random" else math.ceil(settings.trials / 4)
+    return min(settings.max_concurrent or settings.trials, settings.trials, useful if places is None else places)
 
 
 def _at(config: RunConfig, settings: SweepConfig, target: RunDir) -> Sweep:
@@ -142,9 +132,10 @@ def _search(sweep: Sweep, done: list[dict[str, Any]], recorder: Recorder) -> Non
         "artifacts": sweep.artifacts,
         "trials": trials.uri,
     }
-    trainable = ray_tune.with_resources(
-        functools.partial(run_trial, job=job), {"cpu": settings.cpus_per_trial, "gpu": settings.gpus_per_trial}
-    )
+    demand = trial_demand(settings)
+    labels = off_gpu_nodes(demand)
+    resources = ray_tune.PlacementGroupFactory([demand.piece()], bundle_label_selector=[labels] if labels else None)
+    trainable = ray_tune.with_resources(functools.partial(run_trial, job=job), resources)
     searcher = _searcher(settings, done)
     with tempfile.TemporaryDirectory(prefix="hnlm-tune-") as own:  # Tune's own state: what counts is in `trials`
         grid = ray_tune.Tuner(
@@ -154,7 +145,7 @@ def _search(sweep: Sweep, done: list[dict[str, Any]], recorder: Recorder) -> Non
                 search_alg=searcher,
                 scheduler=_scheduler(sweep),
                 num_samples=settings.trials - len(done),
-                max_concurrent_trials=_room(settings),
+                max_concurrent_trials=num_concurrent(settings, num_places(demand)),
                 reuse_actors=True,  # the imports of a process are paid once, not once per trial
             ),
             run_config=ray_tune.RunConfig(

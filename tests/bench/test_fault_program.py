@@ -2,7 +2,7 @@
 
 import time
 
-from hnlm_ray.bench.faults import _at, _begun, _program, _Watch
+from hnlm_ray.bench.faults import _begun, _during, _program, _Watch
 from hnlm_ray.pipeline import STAGE_NAMES
 
 
@@ -22,25 +22,24 @@ def test_a_stage_begins_with_its_own_line_only() -> None:
 
 
 def test_the_deed_waits_for_its_stage_and_for_something_to_do() -> None:
-    watch, asked = _Watch(), []
+    watch, asked, began = _Watch(), [], []
 
     def deed() -> bool:
         asked.append(time.monotonic())
         return len(asked) > 1
 
-    with _at(watch, "profile", 0.1, deed) as done:
+    def work() -> None:
         print("[2/9] signal", file=watch)
         time.sleep(0.2)
         assert not asked
-        began = time.monotonic()
+        began.append(time.monotonic())
         print("[3/9] profile", file=watch)
         time.sleep(0.6)
-    assert done == [True]
-    assert asked[0] - began >= 0.1
+
+    assert _during(work, watch, "profile", 0.1, deed) == [True]
+    assert asked[0] - began[0] >= 0.1
 
 
 def test_a_stage_that_is_over_before_the_moment_is_not_struck() -> None:
     watch = _Watch()
-    with _at(watch, "ingest", 30.0, lambda: True) as done:
-        print("[1/9] ingest", file=watch)
-    assert done == []
+    assert _during(lambda: print("[1/9] ingest", file=watch), watch, "ingest", 30.0, lambda: True) == []

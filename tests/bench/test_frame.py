@@ -9,6 +9,7 @@ import pytest
 
 from hnlm_ray.bench import frame
 from hnlm_ray.bench.frame import Bar, BenchOptions, Measurement, format_table, paired, paired_values, run_bench
+from hnlm_ray.cli import main
 from hnlm_ray.errors import UserError
 
 
@@ -116,3 +117,10 @@ def test_table_lines_up_and_includes_bars_that_are_no_figures() -> None:
     lines = format_table("x", Measurement({"a": 1.0, "longer_name": 123456.0}, [Bar("b", 1.0, 2.0)])).splitlines()
     assert [line.split()[0] for line in lines[1:]] == ["a", "longer_name", "b"]
     assert "MISSED" in lines[3]
+
+
+def test_the_help_names_every_benchmark(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["bench", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"{', '.join(list(frame.BENCHES)[:-1])} or {list(frame.BENCHES)[-1]}" in said

@@ -6,7 +6,13 @@ import pytest
 
 from hnlm_ray.cluster.local_head import Head, local_head
 
-GPU_NODES = {"resources": {"CPU": 1, "GPU": 1}, "labels": {}, "min_workers": 0, "max_workers": 4, "node_config": {}}
+GPU_NODES = {
+    "resources": {"CPU": 1, "GPU": 1},
+    "labels": {"ray.io/accelerator-type": "A10G"},
+    "min_workers": 0,
+    "max_workers": 4,
+    "node_config": {},
+}
 
 
 @pytest.fixture(scope="session")

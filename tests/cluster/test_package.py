@@ -2,9 +2,12 @@
 
 import re
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
+from ray._private.runtime_env.packaging import create_package
 
+import hnlm_ray
 from hnlm_ray.cluster.environment import engine_of, extras_of, pinned_packages, runtime_packages
 from hnlm_ray.cluster.package import copy_package, look_through
 from hnlm_ray.config import parse_config
@@ -96,6 +99,63 @@ def test_what_can_be_made_again_stays(working_dir: Path, folder: str) -> None:
     (working_dir / "sub" / folder).mkdir(parents=True)
     (working_dir / "sub" / folder / "file.txt").write_text("x")
     assert packaged(working_dir) == before
+
+
+class TestIgnoreFiles:
+    @pytest.fixture
+    def ignoring(self, working_dir: Path) -> Path:
+        """Ignored: a folder whole, a folder all but one file, a file by a nested file's rule, one by Ray's own file."""
+        for name in (
+            "big/a.bin",
+            "big/deep/b.bin",
+            "data/raw.csv",
+            "prompts/draft.txt",
+            "prompts/keep.txt",
+            "old.yaml",
+        ):
+            (working_dir / name).parent.mkdir(parents=True, exist_ok=True)
+            (working_dir / name).write_text("x")
+        (working_dir / ".gitignore").write_text("big/\n/data/*\n!/data/items.parquet\n")
+        (working_dir / ".rayignore").write_text("*.yaml\n!books.yaml\n")
+        (working_dir / "prompts" / ".gitignore").write_text("draft.txt\n")
+        return working_dir
+
+    def test_what_they_leave_out_is_named(self, ignoring: Path) -> None:
+        package = look_through(ignoring)
+        assert [str(name) for name in package.ignored] == ["big", "data/raw.csv", "old.yaml", "prompts/draft.txt"]
+        assert {"data/items.parquet", "configs/books.yaml", "prompts/keep.txt"} <= packaged(ignoring)
+
+    def test_the_listing_is_what_ray_uploads(self, ignoring: Path, tmp_path: Path) -> None:
+        listed = packaged(ignoring)
+        ignore_files = {".gitignore", ".rayignore", "prompts/.gitignore"}
+        assert zipped(ignoring, tmp_path / "as_it_is.zip") == listed | ignore_files, "the rules are Ray's"
+
+        staged = tmp_path / "staged"
+        copy_package(look_through(ignoring), ignoring, staged)
+        (staged / "hnlm_submitted.yaml").write_text("x")
+        assert zipped(staged, tmp_path / "staged.zip") == listed | {"hnlm_submitted.yaml"}, "nothing is dropped later"
+
+    def test_git_can_be_left_unheard(self, ignoring: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("RAY_RUNTIME_ENV_IGNORE_GITIGNORE", "1")
+        package = look_through(ignoring)
+        assert [str(name) for name in package.ignored] == ["old.yaml"]
+        assert Path("big/deep/b.bin") in package.files
+
+
+def zipped(folder: Path, target: Path) -> set[str]:
+    """The files that Ray itself packs of a folder."""
+    create_package(str(folder), target, include_gitignore=True)
+    with ZipFile(target) as archive:
+        return {name for name in archive.namelist() if not name.endswith("/")}
+
+
+def test_the_projects_own_code_travels_whole_and_holds_no_secret() -> None:
+    own = Path(hnlm_ray.__file__).parent
+    package = look_through(own)
+    assert package.secrets == ()
+    assert package.ignored == ()
+    source = {path.relative_to(own) for path in own.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    assert set(package.files) == source
 
 
 def test_links_that_lead_outside_stay(working_dir: Path, tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 import gzip
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from moto.server import ThreadedMotoServer
 from hnlm_ray.errors import UserError
 from hnlm_ray.store import Folder, ManifestEntry, RunDir
 
+ROOT = Path(__file__).parents[2]
 BUCKET = "hnlm-test"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "only-on-loopback", "AWS_REGION": "us-east-1"}
 
@@ -100,30 +103,39 @@ def test_a_run_directory_keeps_its_manifest(root: Folder) -> None:
     assert current.fingerprint == "aa"
 
 
+WHOLE = [
+    "data.synthetic.num_users=40",
+    "data.synthetic.num_items=40",
+    "llm.standin.num_steps=150",
+    "llm.standin.min_genre_accuracy=0.3",
+    "signal.epochs=2",
+    "finetune.max_triplets=64",
+    "finetune.epochs=1",
+    "train.epochs=2",
+]
+
+
+@pytest.mark.timeout(1200)
 def test_a_run_with_its_directory_on_s3(s3_environment: dict[str, str], tmp_path: Path) -> None:
-    """Ingest and the warm-up recommender, by the command in a process of its own; then nothing is left to do."""
-    config = tmp_path / "shop.yaml"
-    config.write_text(
-        "data: {format: synthetic, synthetic: {num_users: 60, num_items: 40}}\n"
-        "signal: {epochs: 2}\n"
-        "runtime: {address: local, num_cpus: 2, object_store_gb: 0.2}\n"
-    )
+    """Every stage, by the command in a process of its own; then nothing is left to do."""
     uri = f"s3://{BUCKET}/runs/shop"
-    command = [sys.executable, "-m", "hnlm_ray.cli", "run", str(config), "--run-dir", uri, "--until", "signal"]
+    command = [sys.executable, "-m", "hnlm_ray.cli", "run", str(ROOT / "configs" / "quickstart.yaml"), "--run-dir", uri]
+    command += [part for value in WHOLE for part in ("--set", value)]
+    caches = tempfile.mkdtemp(prefix="h")  # where folders on S3 are copied to; short, since sockets lie there too
+    environment = {**os.environ, **s3_environment, "TMPDIR": caches}
     outputs = []
     for _ in range(2):
-        done = subprocess.run(
-            command, env={**os.environ, **s3_environment}, cwd=tmp_path, capture_output=True, text=True, timeout=400
-        )
+        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=900)
         assert done.returncode == 0, done.stdout + done.stderr
         outputs.append(done.stdout + done.stderr)
-    assert "[2/2] signal: " in outputs[0]
-    assert f"nothing to do: all 2 stages of this config stand complete in {uri}" in outputs[1]
+    assert "[9/9] report" in outputs[0]
+    assert f"nothing to do: all 9 stages of this config stand complete in {uri}" in outputs[1]
     status = [sys.executable, "-m", "hnlm_ray.cli", "status", uri]
-    shown = subprocess.run(status, env={**os.environ, **s3_environment}, capture_output=True, text=True, timeout=100)
-    assert "2 of 9 stages complete" in shown.stdout
+    shown = subprocess.run(status, env=environment, capture_output=True, text=True, timeout=100)
+    assert "9 of 9 stages complete" in shown.stdout
     secret = CREDENTIALS["AWS_SECRET_ACCESS_KEY"].encode()
     assert [key for key, content in _objects(s3_environment) if secret in content] == []
+    shutil.rmtree(caches)
 
 
 def test_raw_data_on_s3(s3_environment: dict[str, str], tmp_path: Path) -> None:

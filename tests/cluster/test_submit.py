@@ -20,12 +20,15 @@ CONFIG = {"data": {"format": "synthetic", "synthetic": {"num_users": 60, "num_it
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A user's own folder with a config and a secret in it."""
+    """A user's own folder with a config, a secret, and an ignore file that also fits the config which is sent along."""
     root = tmp_path / "mine"
     root.mkdir()
     (root / "shop.yaml").write_text(yaml.safe_dump(CONFIG))
     (root / "my_sampler.py").write_text("HARDNESS = 1\n")
     (root / ".env").write_text("PASSWORD=swordfish\n")
+    (root / ".gitignore").write_text("scratch/\nhnlm_*\n")
+    (root / "scratch").mkdir()
+    (root / "scratch" / "draft.txt").write_text("not yet\n")
     return root
 
 
@@ -79,7 +82,9 @@ def test_a_run_from_another_folder(head: Head, folder: Path, run_dir: Path) -> N
              "--set", "data.synthetic.num_users=50")
     )  # fmt: skip
     assert code == 0, output
-    assert "left out as credentials: .env" in output
+    assert "package: 2 files" in output
+    assert "left out as credentials: .env\n" in output
+    assert "left out by .gitignore or .rayignore: scratch\n" in output
     assert re.search(r"\[1/1\] ingest: .* s, peak", output), "the log is followed to its end"
     assert output.count("[1/1] ingest: ") == 1, "and no line of it twice"
     assert RunDir(run_dir).current("ingest") is not None
@@ -88,7 +93,7 @@ def test_a_run_from_another_folder(head: Head, folder: Path, run_dir: Path) -> N
     uploaded = head.session_dir / "session_latest" / "runtime_resources"
     names = {path.name for path in uploaded.rglob("*") if path.is_file()}
     assert {"shop.yaml", "my_sampler.py"} <= names
-    assert ".env" not in names
+    assert not names & {".env", "draft.txt"}
     assert not [path for path in uploaded.rglob("*") if path.is_file() and b"swordfish" in path.read_bytes()]
 
     code, table = finished(hnlm(head, folder, "jobs", "--address", head.url))

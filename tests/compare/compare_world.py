@@ -43,6 +43,7 @@ CONFIG: dict[str, Any] = {
             {"name": "base-llm", "kind": "control", "of": "hybrid", "set": {"finetune.epochs": 0}},
             {"name": "kar", "kind": "rival", "set": {"train.model": "kar"}},
             {"name": "ease", "kind": "outsider", "set": {"train.model": "ease"}},
+            {"name": "text", "kind": "outsider", "set": {"train.model": "text", "text.source": "taste"}},
         ],
     },
 }

@@ -51,5 +51,5 @@ def test_reducing(tmp_path: Path) -> None:
     assert reduced(compare, [], [], 0) == compare
     with pytest.raises(UserError, match="name that row as well"):
         reduced(compare, ["window-only"], [], 0)
-    with pytest.raises(UserError, match="'nobody' is none of the 7 rows"):
+    with pytest.raises(UserError, match="'nobody' is none of the 8 rows"):
         reduced(compare, ["nobody"], [], 0)

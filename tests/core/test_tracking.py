@@ -11,6 +11,7 @@ import requests
 from mlflow.tracking import MlflowClient
 from tensorboardX.proto.event_pb2 import Event
 
+from hnlm_ray.cluster.submit import SubmitOptions, submit
 from hnlm_ray.config import RunConfig, parse_config
 from hnlm_ray.distributed import _polling
 from hnlm_ray.errors import UserError
@@ -18,7 +19,7 @@ from hnlm_ray.pipeline import run_pipeline
 from hnlm_ray.progress import Progress
 from hnlm_ray.runtime import RuntimeConfig
 from hnlm_ray.store import Folder, RunDir
-from hnlm_ray.tracking import RayMetrics, observed
+from hnlm_ray.tracking import RayMetrics, check_trackers, observed
 
 EPOCHS = 4
 
@@ -94,6 +95,32 @@ def test_a_place_that_takes_no_runs_is_named(ray_session: RuntimeConfig, tmp_pat
         observed(config(ray_session, mlflow_uri="nosuch://here"), RunDir(tmp_path)),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("tracker", "key"), [("mlflow", "runtime.mlflow_uri"), ("tensorboard", "runtime.tensorboard_dir")]
+)
+class TestARemoteRunDirectory:
+    """`mock://` is remote, as s3:// is, and needs no server."""
+
+    def test_needs_a_place_for_trackers_before_the_first_stage(
+        self, runtime: RuntimeConfig, tracker: str, key: str
+    ) -> None:
+        with pytest.raises(UserError, match=f"{tracker} cannot write to the run directory 'mock://run': set {key} to"):
+            run_pipeline(config(runtime, trackers=[tracker]), "mock://run")
+
+    def test_needs_a_place_for_trackers_before_anything_is_packaged(
+        self, tmp_path: Path, tracker: str, key: str
+    ) -> None:
+        (tmp_path / "shop.yaml").write_text("data: {format: synthetic}")
+        options = SubmitOptions("http://127.0.0.1:9", "s3://bucket/run", working_dir=str(tmp_path / "nowhere"))
+        with pytest.raises(UserError, match=f"{tracker} cannot write to the run directory 's3://.*set {key} to"):
+            submit(str(tmp_path / "shop.yaml"), [f"runtime.trackers=[{tracker}]"], options)
+
+    def test_is_accepted_with_a_place_and_a_local_one_without(self, tracker: str, key: str) -> None:
+        check_trackers(parse_config({"runtime": {"trackers": [tracker]}}).runtime, "file:///shared/run")
+        placed = {"trackers": [tracker], key.removeprefix("runtime."): "/shared/curves"}
+        check_trackers(parse_config({"runtime": placed}).runtime, "s3://bucket/run")
 
 
 def test_every_report_of_remote_workers_is_heard_once(tmp_path: Path) -> None:

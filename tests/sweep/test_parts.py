@@ -8,12 +8,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from hnlm_ray.cluster.room import num_places, places_on
 from hnlm_ray.errors import UserError
 from hnlm_ray.progress import Progress
-from hnlm_ray.runtime import Resources
+from hnlm_ray.runtime import RuntimeConfig
 from hnlm_ray.store import Folder
 from hnlm_ray.sweep.config import SweepConfig
-from hnlm_ray.sweep.driver import num_concurrent
+from hnlm_ray.sweep.driver import num_concurrent, trial_demand
 from hnlm_ray.sweep.outcome import TrialRow, importance, write_outcome
 from hnlm_ray.sweep.record import Recorder, recorded
 from hnlm_ray.sweep.space import decode, name_of, random_points
@@ -31,28 +32,37 @@ def sweep(**changes: object) -> SweepConfig:
 
 
 @pytest.mark.parametrize(
-    ("changes", "cpus", "gpus", "expected"),
+    ("changes", "nodes", "expected"),
     [
-        ({}, 2, 0, 2),
-        ({}, 64, 0, 16),
-        ({"cpus_per_trial": 0.5}, 2, 0, 4),
-        ({"cpus_per_trial": 0.1}, 0.3, 0, 3),
-        ({"cpus_per_trial": 3}, 8, 0, 2),
-        ({"gpus_per_trial": 0.25}, 64, 1, 4),
-        ({"gpus_per_trial": 2}, 64, 5, 2),
-        ({"max_concurrent": 3}, 0, 0, 3),
-        ({"max_concurrent": 99}, 0, 0, 16),
+        ({}, [{"CPU": 2}], 2),
+        ({}, [{"CPU": 64}], 16),
+        ({"cpus_per_trial": 0.5}, [{"CPU": 2}], 4),
+        ({"cpus_per_trial": 0.1}, [{"CPU": 0.3}], 3),
+        ({"cpus_per_trial": 3}, [{"CPU": 8}], 2),
+        ({"cpus_per_trial": 3}, [{"CPU": 2}, {"CPU": 2}, {"CPU": 4}], 1),
+        ({"gpus_per_trial": 0.25}, [{"CPU": 64, "GPU": 1}, {"CPU": 64}], 4),
+        ({"gpus_per_trial": 2}, [{"CPU": 64, "GPU": 5}], 2),
+        ({"max_concurrent": 3}, [{"CPU": 8}], 3),
+        ({"max_concurrent": 99}, [{"CPU": 8}], 8),
     ],
 )
-def test_as_many_trials_as_there_is_room_for(
-    changes: dict[str, object], cpus: float, gpus: float, expected: int
+def test_as_many_trials_as_there_is_room_for_node_by_node(
+    changes: dict[str, object], nodes: list[dict[str, float]], expected: int
 ) -> None:
-    assert num_concurrent(sweep(**changes), Resources(cpus, gpus, 0, 0)) == expected
+    settings = sweep(**changes)
+    assert num_concurrent(settings, places_on(nodes, trial_demand(settings))) == expected
 
 
-def test_no_room_is_refused_with_the_numbers() -> None:
-    with pytest.raises(UserError, match="needs 4 CPUs and 0 GPUs, and there are 2 and 0"):
-        num_concurrent(sweep(cpus_per_trial=4), Resources(2, 0, 0, 0))
+@pytest.mark.parametrize(("search", "expected"), [("random", 16), ("optuna", 4)])
+def test_where_nodes_come_on_demand_as_many_as_are_useful(search: str, expected: int) -> None:
+    assert num_concurrent(sweep(search=search), None) == expected
+    assert num_concurrent(sweep(search=search, max_concurrent=2), None) == 2
+
+
+def test_no_room_is_refused_with_the_numbers(ray_session: RuntimeConfig) -> None:
+    words = r"a trial \(sweep.cpus_per_trial.*needs 4 CPUs on one node, and the most that a node has is 2 CPUs"
+    with pytest.raises(UserError, match=words):
+        num_places(trial_demand(sweep(cpus_per_trial=4, max_concurrent=1)))
 
 
 def test_random_points_are_those_of_the_seed_and_lie_in_their_bounds() -> None:

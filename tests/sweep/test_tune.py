@@ -56,9 +56,10 @@ def results(run_dir: Path) -> dict[Path, float]:
     return {path: path.stat().st_mtime for path in run_dir.glob("sweeps/*/trials/*/result.json")}
 
 
-def test_a_killed_sweep_goes_on(sweep_file: Path, run_dir: Path) -> None:
+@pytest.mark.parametrize("search", ["random", "optuna"])
+def test_a_killed_sweep_goes_on(sweep_file: Path, run_dir: Path, search: str) -> None:
     command = [sys.executable, "-m", "hnlm_ray.cli", "tune", str(sweep_file), "--run-dir", str(run_dir)]
-    command += ["--set", "sweep.search=optuna"]  # the search that learns from what stands
+    command += ["--set", f"sweep.search={search}"]
     entries, before = RunDir(run_dir).entries(), results(run_dir)
     _kill_after(command, run_dir, len(before) + 3)
     survived = results(run_dir)
@@ -74,6 +75,8 @@ def test_a_killed_sweep_goes_on(sweep_file: Path, run_dir: Path) -> None:
     valid = [trial["valid"] for trial in summary["trials"]]
     assert valid == sorted(valid, reverse=True)
     assert valid[0] > 0.1
+    states = {trial["state"] for trial in summary["trials"]}
+    assert states == {"finished", "stopped early"}, "the worse trials end before the last epoch"
     assert not list(folder.rglob("*.pkl"))
     _check_winner(folder, summary["winner"])
     _check_stages(entries, RunDir(run_dir), valid[0])
