@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self
 
 import psutil
+import pyarrow as pa
 
 _GB = 1e9
 
@@ -72,3 +73,15 @@ def keep_freed_memory() -> None:
             m_trim_threshold, m_mmap_threshold = -1, -3
             libc.mallopt(m_mmap_threshold, 1 << 30)
             libc.mallopt(m_trim_threshold, (1 << 31) - 1)
+
+
+def return_freed_memory() -> None:
+    """Give freed memory back to the system: what one stage used for a moment is not for the next one to pay.
+
+    Arrow's pool anywhere, and the C library's heap where it is glibc.
+    """
+    pa.default_memory_pool().release_unused()
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "malloc_trim"):
+            libc.malloc_trim(0)

@@ -22,7 +22,7 @@ from hnlm_ray.cluster.timeline import NodeCounts, NodeTimeline
 from hnlm_ray.config import RunConfig
 from hnlm_ray.errors import UserError
 from hnlm_ray.ingest.source import check, input_fingerprint
-from hnlm_ray.memory import MemoryMonitor
+from hnlm_ray.memory import MemoryMonitor, return_freed_memory
 from hnlm_ray.progress import Progress
 from hnlm_ray.recommend.names import reads_text
 from hnlm_ray.store import Folder, ManifestEntry, RunDir
@@ -255,6 +255,7 @@ def run_stages(config: RunConfig, run_dir: RunDir, planned: Sequence[PlannedStag
                 summary = _function(item.stage)(StageContext(config, run_dir, fingerprints, progress, run))
             finally:
                 progress.close()
+                return_freed_memory()
             seconds = time.monotonic() - started
             run_dir.commit(_entry(item, summary, seconds, memory.peak_gb, nodes.since(began_at)))
             figures = {"seconds": seconds, "peak_memory_gb": memory.peak_gb}

@@ -9,9 +9,10 @@ import numpy as np
 
 from hnlm_ray.finetune.embed_plan import embed_items
 from hnlm_ray.finetune.encoder import encoder_source
-from hnlm_ray.finetune.pairs import PairTexts, group_by_user, rows_of_users
+from hnlm_ray.finetune.pairs import PairTexts, group_by_user
 from hnlm_ray.finetune.spec import EncoderSpec
 from hnlm_ray.finetune.tune_figures import TuneSample, measure
+from hnlm_ray.finetune.user_rows import UserRows
 from hnlm_ray.store import Folder
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def diagnose(ctx: "StageContext", texts: PairTexts, tuned: Any, dtype: str, num_
     )
     user_emb, item_emb = texts.signal
     scores_SI = user_emb[user_ids] @ item_emb.T
-    seen = rows_of_users(Folder(texts.sources.train), user_ids, ["user_id", "item_id"])
+    seen = UserRows(Folder(texts.sources.train), ["user_id", "item_id"])(user_ids)
     positives = group_by_user(seen["user_id"].to_numpy(), seen["item_id"].to_numpy())
     queries: list[str] = table["q"].to_pylist()
     window = ctx.config.finetune.window
@@ -58,7 +59,7 @@ def _held_out_items(valid: Folder, user_ids: np.ndarray) -> np.ndarray:
     """One validation positive per pair's user, the first; -1 where the user has none."""
     if not valid.parquet_files():
         return np.full(len(user_ids), -1)
-    table = rows_of_users(valid, user_ids, ["user_id", "item_id"])
+    table = UserRows(valid, ["user_id", "item_id"])(user_ids)
     first = {
         user: int(items[0])
         for user, items in group_by_user(table["user_id"].to_numpy(), table["item_id"].to_numpy()).items()

@@ -13,9 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hnlm_ray.finetune.pairs import PairTexts, Sources, group_by_user, rows_of_users
+from hnlm_ray.finetune.pairs import PairTexts, Sources, group_by_user
 from hnlm_ray.finetune.projection import Projection
 from hnlm_ray.finetune.texts import TextTemplate
+from hnlm_ray.finetune.user_rows import UserRows
 from hnlm_ray.store import Folder
 
 
@@ -96,6 +97,7 @@ class PairEmbedder:
         self._texts = PairTexts(task.sources, task.template)
         self._encoder = encoder
         self._train = Folder(task.sources.train)
+        self._train_rows = UserRows(self._train, ["user_id", "item_id"])
         self._projection = read_projection(Folder(task.projection)) if task.projection else None
 
     def run(self, unit: PairUnit) -> UnitReport:
@@ -115,8 +117,7 @@ class PairEmbedder:
 
     def pairs_of(self, unit: PairUnit) -> tuple[np.ndarray, np.ndarray]:
         """user_ids and item_ids of the unit whose item has text; with a cap, those among the newest of their user."""
-        with self._train.fs.open_input_file(f"{self._train.path}/{unit.file}") as source:
-            table = pq.ParquetFile(source).read_row_group(unit.row_group, columns=["user_id", "item_id"])
+        table = self._train_rows.row_group(f"{self._train.path}/{unit.file}", unit.row_group)
         table = table.slice(unit.start, unit.num_rows)
         user_ids, item_ids = table["user_id"].to_numpy(), table["item_id"].to_numpy()
         told = self._texts.has_text[item_ids]
@@ -125,7 +126,7 @@ class PairEmbedder:
         if cap is None or not len(user_ids):
             return user_ids, item_ids
         # a user's rows lie together, oldest first, but may go on in the next unit: read those of the unit's users
-        everything = rows_of_users(self._train, user_ids, ["user_id", "item_id"])
+        everything = self._train_rows(user_ids)
         items_of = group_by_user(everything["user_id"].to_numpy(), everything["item_id"].to_numpy())
         newest = {(user, item) for user, items in items_of.items() for item in items[-cap:].tolist()}
         kept = np.fromiter((pair in newest for pair in zip(user_ids.tolist(), item_ids.tolist(), strict=True)), bool)

@@ -4,16 +4,14 @@ Item-side inputs are held whole (titles and profiles, CF and text embeddings); w
 read for one block of pairs at a time, by the block's range of user ids, so memory stays bounded.
 """
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 
 from hnlm_ray.finetune.texts import TextTemplate
+from hnlm_ray.finetune.user_rows import UserRows
 from hnlm_ray.store import Folder
 
 _MAX_SCORES = 1 << 24
@@ -32,16 +30,6 @@ class Sources:
     def as_json(self) -> dict[str, str]:
         """Plain values for a worker; `Sources(**values)` restores them."""
         return asdict(self)
-
-
-def rows_of_users(folder: Folder, user_ids: np.ndarray, columns: Sequence[str]) -> pa.Table:
-    """Rows of a Parquet folder whose user_id lies within the block's range, by statistics of its row groups."""
-    files = folder.parquet_files()
-    if not files:
-        raise FileNotFoundError(f"no Parquet file in {folder.uri}")
-    user = pc.field("user_id")
-    within = (user >= int(user_ids.min())) & (user <= int(user_ids.max()))
-    return pads.dataset(files, filesystem=folder.fs, format="parquet").to_table(columns=list(columns), filter=within)
 
 
 def group_by_user(user_ids: np.ndarray, values: np.ndarray) -> dict[int, np.ndarray]:
@@ -82,9 +70,10 @@ class PairTexts:
         return tensors["user_emb"], tensors["item_emb"]
 
     @cached_property
-    def _unit_item_emb(self) -> np.ndarray:
+    def _near_items(self) -> "NearestItems":
         item_emb = self.signal[1]
-        return item_emb / np.maximum(np.linalg.norm(item_emb, axis=1, keepdims=True), 1e-12)
+        unit_emb = item_emb / np.maximum(np.linalg.norm(item_emb, axis=1, keepdims=True), 1e-12)
+        return NearestItems(unit_emb, self.template.num_context_items)
 
     @property
     def num_items(self) -> int:
@@ -117,9 +106,12 @@ class PairTexts:
             for user, item in zip(user_ids.tolist(), item_ids.tolist(), strict=True)
         ]
 
+    @cached_property
+    def _profiles(self) -> UserRows:
+        return UserRows(Folder(self.sources.profiles).child("users"), ["user_id", "text", "status"])
+
     def _user_profiles(self, user_ids: np.ndarray) -> dict[int, str]:
-        folder = Folder(self.sources.profiles).child("users")
-        table = rows_of_users(folder, user_ids, ["user_id", "text", "status"])
+        table = self._profiles(user_ids)
         table = table.filter(pc.equal(table["status"], "ok"))
         return dict(zip(table["user_id"].to_pylist(), table["text"].to_pylist(), strict=True))
 
@@ -141,18 +133,26 @@ class PairTexts:
             return [""] * len(item_ids)
         if self.template.context == "numbers":
             return [self.template.numbers(item_emb[item]) for item in item_ids]
-        nearest = [
-            nearest_others(self._unit_item_emb, block, self.template.num_context_items)
-            for block in user_blocks(item_ids, len(item_emb))
-        ]
-        return [self.template.titles(self.titles(row), "near_item") for row in np.concatenate(nearest)]
+        return [self.template.titles(self.titles(row), "near_item") for row in self._near_items(item_ids)]
 
 
-def nearest_others(unit_emb: np.ndarray, item_ids: np.ndarray, num_items: int) -> np.ndarray:
-    """The items nearest to each item by cosine, without itself. [b, num_items]"""
-    similarity_bI = unit_emb[item_ids] @ unit_emb.T
-    similarity_bI[np.arange(len(item_ids)), item_ids] = -np.inf
-    return top_items(similarity_bI, min(num_items, len(unit_emb) - 1))
+class NearestItems:
+    """The items nearest to each item by cosine, without itself. Each item is searched once: pairs name it again."""
+
+    def __init__(self, unit_emb: np.ndarray, num_items: int) -> None:
+        self._unit_emb = unit_emb
+        self._nearest = np.full((len(unit_emb), min(num_items, len(unit_emb) - 1)), -1, dtype=np.int64)
+        self._searched = np.zeros(len(unit_emb), dtype=bool)
+
+    def __call__(self, item_ids: np.ndarray) -> np.ndarray:
+        """Nearest first. [b, min(num_items, I - 1)]"""
+        new = np.unique(item_ids[~self._searched[item_ids]])
+        for block in user_blocks(new, len(self._unit_emb)):
+            similarity_bI = self._unit_emb[block] @ self._unit_emb.T
+            similarity_bI[np.arange(len(block)), block] = -np.inf
+            self._nearest[block] = top_items(similarity_bI, self._nearest.shape[1])
+        self._searched[new] = True
+        return self._nearest[item_ids]
 
 
 def user_blocks(ids: np.ndarray, num_items: int) -> list[np.ndarray]:

@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from hnlm_ray.finetune.config import FinetuneConfig
-from hnlm_ray.finetune.pairs import PairTexts, Sources, group_by_user, nearest_others, rows_of_users, user_blocks
+from hnlm_ray.finetune.pairs import NearestItems, PairTexts, Sources, group_by_user, user_blocks
 from hnlm_ray.finetune.texts import TextTemplate
+from hnlm_ray.finetune.user_rows import UserRows
 from hnlm_ray.store import Folder
 
 COLUMNS = ("user_id", "item_id", "hard_item_id", "q", "p", "n", "cf_percentile", "similarity", "origin")
@@ -60,14 +61,27 @@ class TripletMaker:
 
     def __init__(self, sources: Sources, template: TextTemplate, config: FinetuneConfig, seed: int) -> None:
         self.texts = PairTexts(sources, template)
-        self.sources = sources
         self.config = config
         self.seed = seed
+        self._negatives = Folder(sources.negatives)
+        self._train_rows = UserRows(Folder(sources.train), ["user_id", "item_id"])
+        self._grounded_rows = UserRows(
+            self._negatives.child("grounded"), ["user_id", "item_id", "rank", "negative_item_id"]
+        )
 
     @cached_property
     def _item_text_emb(self) -> np.ndarray:
         """Untuned text embeddings of the catalogue [I, d], unit norm; zero for items without text."""
-        return Folder(self.sources.negatives).read_tensors("item_text_emb.safetensors")["item_text_emb"]
+        return self._negatives.read_tensors("item_text_emb.safetensors")["item_text_emb"]
+
+    @cached_property
+    def _near_items(self) -> NearestItems:
+        return NearestItems(self._item_text_emb, self.config.num_semantic_candidates)
+
+    @cached_property
+    def _has_grounded(self) -> bool:
+        """Whether there is any: not where every text negative failed."""
+        return bool(self._negatives.child("grounded").parquet_files())
 
     def __call__(self, user_ids: np.ndarray, item_ids: np.ndarray) -> pa.Table:
         """Triplets of the given training pairs, a table of `COLUMNS`; none of an item without text."""
@@ -78,11 +92,7 @@ class TripletMaker:
         positives = self._positives(user_ids)
         grounded = self._grounded(user_ids)
         items = np.unique(item_ids)
-        nearest = [
-            nearest_others(self._item_text_emb, block, self.config.num_semantic_candidates)
-            for block in user_blocks(items, len(self._item_text_emb))
-        ]
-        neighbors = dict(zip(items.tolist(), np.concatenate(nearest), strict=True))
+        neighbors = dict(zip(items.tolist(), self._near_items(items), strict=True))
         user_emb, item_emb = self.texts.signal
         rows: list[tuple[int, int, int, float, float, str]] = []
         pairs_of = group_by_user(user_ids, item_ids)
@@ -117,15 +127,15 @@ class TripletMaker:
         return int(candidates[chosen]), float(percentiles[chosen]), float(similarity[chosen]), origin
 
     def _positives(self, user_ids: np.ndarray) -> dict[int, np.ndarray]:
-        table = rows_of_users(Folder(self.sources.train), user_ids, ["user_id", "item_id"])
+        table = self._train_rows(user_ids)
         return group_by_user(table["user_id"].to_numpy(), table["item_id"].to_numpy())
 
     def _grounded(self, user_ids: np.ndarray) -> Mapping[tuple[int, int], np.ndarray]:
-        folder = Folder(self.sources.negatives).child("grounded")
-        if not folder.parquet_files():  # every text negative failed
+        if not self._has_grounded:
             return {}
-        table = rows_of_users(folder, user_ids, ["user_id", "item_id", "rank", "negative_item_id"])
-        table = table.sort_by([("user_id", "ascending"), ("item_id", "ascending"), ("rank", "ascending")])
+        table = self._grounded_rows(user_ids).sort_by(
+            [("user_id", "ascending"), ("item_id", "ascending"), ("rank", "ascending")]
+        )
         users, items = table["user_id"].to_numpy(), table["item_id"].to_numpy()
         negatives = table["negative_item_id"].to_numpy()
         if not len(negatives):

@@ -5,7 +5,7 @@ import pytest
 from finetune_world import NUM_ITEMS, World
 
 from hnlm_ray.finetune.config import FinetuneConfig
-from hnlm_ray.finetune.pairs import PairTexts, Sources, nearest_others, top_items
+from hnlm_ray.finetune.pairs import NearestItems, PairTexts, Sources, top_items
 from hnlm_ray.finetune.texts import TextTemplate
 from hnlm_ray.finetune.triplets import TripletMaker, cf_percentiles, choose, pair_hash
 
@@ -127,8 +127,16 @@ def test_pair_hash_is_uniform_and_depends_on_the_seed() -> None:
     assert len(np.unique(draw)) == len(draw)
 
 
-def test_nearest_others_and_ties() -> None:
+def test_nearest_items_and_ties(monkeypatch: pytest.MonkeyPatch) -> None:
     assert top_items(np.array([[1.0, 3.0, 3.0, 2.0]]), 3).tolist() == [[1, 2, 3]]
-    emb = np.eye(NUM_ITEMS, 4) + 0.1
+    emb = np.random.default_rng(0).normal(size=(NUM_ITEMS, 8))
     emb /= np.linalg.norm(emb, axis=1, keepdims=True)
-    assert 0 not in nearest_others(emb, np.array([0]), 10)[0]
+    similarity = emb @ emb.T
+    np.fill_diagonal(similarity, -np.inf)
+    expected = np.argsort(-similarity, axis=1)[:, : NUM_ITEMS - 1]
+    nearest = NearestItems(emb, NUM_ITEMS + 5)
+    asked = np.array([3, 0, 3])
+    assert nearest(asked).tolist() == expected[asked].tolist()
+    assert nearest(np.arange(NUM_ITEMS)).tolist() == expected.tolist(), "with others that were not asked for before"
+    monkeypatch.setattr("hnlm_ray.finetune.pairs.top_items", None)
+    assert nearest(asked).tolist() == expected[asked].tolist(), "found again, not searched again"
