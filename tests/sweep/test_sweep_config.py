@@ -21,9 +21,10 @@ def write(folder: Path, **sweep: object) -> Path:
 def test_the_files_that_come_along_are_accepted(path: Path) -> None:
     config, sweep = load_sweep(path, ["data.path=somewhere"])
     assert sweep.trials >= 1
+    point = {key: dimension.example() for key, dimension in sweep.space.items()}
     for key, dimension in sweep.space.items():
         for value in dimension.choice or [dimension.example()]:
-            with_point(config, {key: value})
+            with_point(config, point | {key: value})
 
 
 def test_overrides_reach_the_run_and_the_sweep(tmp_path: Path) -> None:
