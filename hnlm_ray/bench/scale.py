@@ -31,7 +31,8 @@ _QUICK_SIZES = (40_000, 80_000)
 _WARM_UP_ROWS = 20_000
 _PER_USER = 200
 _NUM_ITEMS = 20_000
-_SHARD_ROWS = 1_000_000
+_SHARD_ROWS = 250_000
+"""Both sizes have more shards than there are CPUs, so that the same processes are at work in both."""
 _NUM_CPUS = 2
 _RUNTIME = RuntimeConfig(address="local", num_cpus=_NUM_CPUS, object_store_gb=0.3)
 _PAIRS_EMBEDDED_PER_USER = 10

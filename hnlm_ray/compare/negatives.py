@@ -72,8 +72,11 @@ def score_percentiles_of(
     for first in range(0, len(distinct), _USERS_PER_BLOCK):
         block = distinct[first : first + _USERS_PER_BLOCK]
         scores = user_emb[block] @ item_emb.T
-        for row, user in enumerate(block):
+        rows, seen = train.entries(block)
+        scores[rows, seen] = np.inf  # below no score
+        unseen = train.num_items - train.counts[block]
+        for row in range(len(block)):
             pairs = order[starts[first + row] : ends[first + row]]
-            unseen = np.sort(np.delete(scores[row], train.of(user)))
-            percentiles[pairs] = np.searchsorted(unseen, scores[row, item_ids[pairs]]) / len(unseen)
+            own = scores[row, item_ids[pairs]]
+            percentiles[pairs] = (scores[row] < own[:, None]).sum(axis=1) / unseen[row]
     return percentiles

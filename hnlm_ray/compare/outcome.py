@@ -87,7 +87,7 @@ def results_of(runs: Runs, findings: Sequence[Finding], config_path: str) -> dic
     hnlm, classical = best_on_validation(findings, "hnlm"), best_on_validation(findings, "classical")
     reference = classical or findings[0]
     p_values = corrected_p_values(findings, reference)
-    rows = [_row(finding, reference, p_values) for finding in findings]
+    rows = [_row(finding, reference, p_values) | {"seeds": runs.compare.seeds} for finding in findings]
     best = next((row for row in rows if hnlm and row["method"] == hnlm.row.name), None)
     return {
         "schema": SCHEMA,
@@ -155,13 +155,12 @@ def corrected_p_values(
 def _row(
     finding: Finding, reference: Finding, p_values: Mapping[str, Mapping[str, Mapping[str, float | None]]]
 ) -> dict[str, Any]:
-    name, seeds = finding.row.name, [result["seed"] for result in finding.results]
+    name = finding.row.name
     return {
         "method": name,
         "kind": finding.row.kind,
         "of": finding.row.of,
         "setting": finding.setting,
-        "seeds": seeds,
         "valid": float(finding.valid.mean()),
         "mean": {metric: float(values.mean()) for metric, values in finding.test.items()},
         "sd": {metric: _sd(values) for metric, values in finding.test.items()},

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from hnlm_ray.compare.config import CompareConfig, RowConfig, row_config
 from hnlm_ray.config import RunConfig
 from hnlm_ray.pipeline import STAGES, fingerprint_of, plan, reads
+from hnlm_ray.recommend.config import CLOSED_FORM_MODELS
 from hnlm_ray.store import Folder, RunDir
 from hnlm_ray.sweep.config import SweepConfig
 from hnlm_ray.sweep.space import decode, random_points
@@ -76,12 +77,17 @@ class Runs:
         return self.settings(row)[found.index(max(found))] if found else {}
 
     def seeds(self, row: RowConfig) -> list[RunSpec]:
-        """One run per seed at the tuned setting; none while that is not known."""
+        """One run per seed at the tuned setting, none while that is not known.
+
+        The same run for all of them where there is no chance in the model.
+        """
         if row.name not in self._seeds:
             tuned = self.tuned(row)
             if tuned is None:
                 return []
-            self._seeds[row.name] = [self._spec("seed", row, tuned, seed) for seed in self.compare.seeds]
+            closed = row_config(self.config, self.compare, row, tuned).train.model in CLOSED_FORM_MODELS
+            seeds = self.compare.seeds[:1] * len(self.compare.seeds) if closed else self.compare.seeds
+            self._seeds[row.name] = [self._spec("seed", row, tuned, seed) for seed in seeds]
         return self._seeds[row.name]
 
     def result(self, run: RunSpec) -> dict[str, Any] | None:

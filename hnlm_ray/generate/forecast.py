@@ -39,6 +39,9 @@ class _Items:
     def take(self, item_ids: np.ndarray) -> tuple[pa.Array, pa.Array]:
         return self.titles.take(pa.array(item_ids)), pa.repeat(self.profile, len(item_ids))
 
+    def has_any(self, item_ids: np.ndarray) -> np.ndarray:
+        return np.ones(len(item_ids), bool)
+
 
 def forecast(config: RunConfig, dataset: Folder) -> dict[str, Cost]:
     """Cost of `items` and `users` (stage profile) and `pairs` (stage negative).

@@ -6,6 +6,7 @@ itself, in one process or in many (`map_ranges`), and no shuffle is needed. Only
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -29,6 +30,9 @@ class TextsOfItems(Protocol):
     def take(self, item_ids: np.ndarray) -> tuple[pa.Array, pa.Array]:
         """Titles and profiles of `item_ids`."""
 
+    def has_any(self, item_ids: np.ndarray) -> np.ndarray:
+        """Whether an item has a title or a profile, bool [len(item_ids)]."""
+
 
 @dataclass(frozen=True)
 class ItemTexts:
@@ -41,6 +45,15 @@ class ItemTexts:
     def take(self, item_ids: np.ndarray) -> tuple[pa.Array, pa.Array]:
         """Titles and profiles of `item_ids`."""
         return self.titles.take(pa.array(item_ids)), self.profiles.take(pa.array(item_ids))
+
+    def has_any(self, item_ids: np.ndarray) -> np.ndarray:
+        """Whether an item has a title or a profile."""
+        return self._told[item_ids]
+
+    @cached_property
+    def _told(self) -> np.ndarray:
+        told = pc.or_(pc.not_equal(self.titles, ""), pc.is_valid(self.profiles))
+        return np.asarray(told.to_numpy(zero_copy_only=False))
 
 
 def read_range(folder: Folder, name: str, column: str, ids: Range, columns: list[str] | None = None) -> pa.Table:
@@ -152,14 +165,13 @@ def user_rows(train: pa.Table, items: TextsOfItems, ids: Range, most: int) -> pa
     """S_u = [{title, P_i, review}, ...] of a range of users: their newest `most` training interactions, newest first.
 
     `train` holds the interactions of those users, sorted by (user_id, time). Those of which no text is known say
-    nothing and are passed over.
+    nothing and are passed over. Texts are taken for the chosen interactions alone: a user may have any number of them.
     """
-    titles, profiles = items.take(train["item_id"].to_numpy())
-    known = pc.or_(pc.or_(pc.not_equal(titles, ""), pc.is_valid(profiles)), pc.is_valid(train["review"]))
-    rows = np.flatnonzero(_one_array(known).to_numpy(zero_copy_only=False))
-    user_ids = train["user_id"].to_numpy()
+    user_ids, item_ids = train["user_id"].to_numpy(), train["item_id"].to_numpy()
+    reviewed = _one_array(pc.is_valid(train["review"])).to_numpy(zero_copy_only=False)
+    rows = np.flatnonzero(items.has_any(item_ids) | reviewed)
     newest = rows[_newest(user_ids[rows], most)]
-    titles, profiles = titles.take(pa.array(newest)), profiles.take(pa.array(newest))
+    titles, profiles = items.take(item_ids[newest])
     reviews = _one_array(train["review"]).take(pa.array(newest))
     entries = pa.StructArray.from_arrays([titles, profiles, reviews], ["title", "profile", "review"])
     counts = np.bincount(user_ids[newest] - ids[0], minlength=ids[1] - ids[0])

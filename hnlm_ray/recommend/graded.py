@@ -47,7 +47,9 @@ class FalseNegatives:
             user_ids = np.arange(start, min(start + _USERS_PER_BLOCK, data.num_users))
             scores = standardised(behaviour.scores(user_ids).numpy())
             if self.sides is not None:
-                scores += np.float32(self.text_weight) * standardised(self.sides.users[user_ids] @ self.sides.items.T)
+                by_text = standardised(self.sides.users[user_ids] @ self.sides.items.T)
+                by_text *= np.float32(self.text_weight)
+                scores += by_text
             rows, seen = data.train.entries(user_ids)
             scores[rows, seen] = -np.inf
             best = torch.from_numpy(scores).topk(num_per_user)

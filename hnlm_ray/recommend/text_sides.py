@@ -3,10 +3,13 @@
 U users, I items, r width of a vector.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
+from numba import prange
 
+from hnlm_ray.recommend.compiled import kernel
 from hnlm_ray.recommend.config import Control
 from hnlm_ray.recommend.interactions import Interactions
 
@@ -35,13 +38,27 @@ def text_sides(item_text_emb: np.ndarray, interactions: Interactions, control: C
 
 
 def standardised(scores: np.ndarray) -> np.ndarray:
-    """Each row of [B, N] in standard deviations from its mean, over the entries that are not exactly 0: those belong to
-    zero vectors, say nothing and stay 0."""
-    known = scores != 0
-    count = np.maximum(known.sum(axis=1, keepdims=True), 1)
-    centred = np.where(known, scores - scores.sum(axis=1, keepdims=True) / count, 0)
-    spread = np.sqrt(np.square(centred).sum(axis=1, keepdims=True) / count)
-    return centred / np.maximum(spread, np.float32(1e-6))
+    """Each row of float32 [B, N] in standard deviations from its mean, over the entries that are not exactly 0: those
+    belong to zero vectors, say nothing and stay 0."""
+    out = np.empty_like(scores)
+    _standardise(scores, out)
+    return out
+
+
+@kernel(fastmath={"contract", "reassoc"})
+def _standardise(scores_BN: np.ndarray, out_BN: np.ndarray) -> None:
+    for b in prange(len(scores_BN)):
+        row, out = scores_BN[b], out_BN[b]
+        count, total, squares = 0, 0.0, 0.0
+        for score in row:
+            count += score != 0
+            total += score
+        mean = total / max(count, 1)
+        for score in row:
+            squares += (score - mean) * (score - mean) * (score != 0)
+        scale = 1 / max(math.sqrt(squares / max(count, 1)), 1e-6)
+        for n in range(len(row)):
+            out[n] = np.float32((row[n] - mean) * scale * (row[n] != 0))
 
 
 def _controlled(items: np.ndarray, interactions: Interactions, control: Control, seed: int) -> np.ndarray:
