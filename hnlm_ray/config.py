@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from hnlm_ray.errors import UserError
 from hnlm_ray.finetune.config import EmbedConfig, EncoderConfig, FinetuneConfig
@@ -57,6 +57,19 @@ class RunConfig(Section):
     """What the report shows."""
     runtime: RuntimeConfig = operational(RuntimeConfig())
     """Where it runs and what it may use; never part of a result."""
+
+    @model_validator(mode="after")
+    def _pairs_that_are_read_are_embedded(self) -> "RunConfig":
+        hnlm = self.train.hnlm
+        reads_pairs = hnlm.variant == "aligned" or (
+            hnlm.variant in ("grounded", "hybrid") and hnlm.pool_source == "embeddings"
+        )
+        if self.embed.max_pairs_per_user == 0 and reads_pairs:
+            raise ValueError(
+                f"embed.max_pairs_per_user=0 embeds items alone, and train.hnlm.variant={hnlm.variant!r} reads the "
+                "vectors of pairs: set it to 1 or more, or to null for all"
+            )
+        return self
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:

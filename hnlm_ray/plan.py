@@ -98,7 +98,7 @@ def _disk_gb(config: RunConfig) -> float:
     """Upper estimate: z in float16 per training pair, text of every row, twice for the copies in between."""
     counts = plan_counts(config.data)
     pairs, users, per_user = counts["interactions"] or 0, counts["users"], config.embed.max_pairs_per_user
-    embedded = min(pairs, per_user * users) if per_user and users else pairs
+    embedded = min(pairs, per_user * users) if per_user is not None and users else pairs
     return 0.5 + 2 * (embedded * 2 * (config.embed.r or 4096) + pairs * 1000) / 1e9
 
 
@@ -154,7 +154,7 @@ def _rows(stage: str, config: RunConfig, counts: dict[str, Any]) -> str:
     asked = pairs if negative.pairs == "all" or users is None or pairs is None else min(pairs, users * per_user)
     asked = min(asked, negative.max_pairs) if asked is not None and negative.max_pairs else asked
     cap = config.embed.max_pairs_per_user
-    embedded = min(pairs, users * cap) if cap and pairs is not None and users is not None else pairs
+    embedded = pairs if cap is None or pairs is None or users is None else min(pairs, users * cap)
     prompts = users + items if users is not None and items is not None else None
     writes = config.llm.engine != "none"
     rows = {
@@ -163,7 +163,7 @@ def _rows(stage: str, config: RunConfig, counts: dict[str, Any]) -> str:
         "profile": at_most(prompts, "prompts (items and users)" if writes else "composed texts, no prompts"),
         "negative": at_most(asked, "prompts (user-item pairs)") if writes else at_most(items, "items, no prompts"),
         "finetune": f"{config.finetune.epochs} epochs over at most {config.finetune.max_triplets or 'all'} triplets",
-        "embed": at_most(embedded, "texts (training pairs)"),
+        "embed": at_most(embedded, "texts (training pairs)") if cap != 0 else at_most(items, "texts (items)"),
         "text": at_most(prompts if config.text.source == "profiles" else items, "texts"),
         "train": f"{config.train.epochs} epochs at most",
     }

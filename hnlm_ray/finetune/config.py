@@ -129,8 +129,9 @@ class TasteConfig(Section):
 class EmbedConfig(Section):
     """z of training pairs and of items by the tuned encoder (METHOD.md section 4)."""
 
-    max_pairs_per_user: int | None = Field(default=None, ge=1)
-    """At most so many training pairs of a user, the newest; null: all."""
+    max_pairs_per_user: int | None = Field(default=None, ge=0)
+    """At most so many training pairs of a user, the newest; null: all. 0: items alone, whose vectors are all that
+    `guarded`, `graded` and the models that read text take."""
     taste: TasteConfig = TasteConfig()
     """What text says about taste, learnt from behaviour."""
     r: int | None = Field(default=None, ge=1)

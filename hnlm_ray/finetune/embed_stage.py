@@ -59,7 +59,8 @@ def run(ctx: "StageContext") -> dict[str, Any]:
         projection=out.uri if reduces else "",
     )
     started, tokens = time.monotonic(), encoder.counters().prompt_tokens
-    reports = embed_pairs(task, encoder, config.unit_rows, num_engines, ctx.progress)
+    wants_pairs = config.max_pairs_per_user != 0
+    reports = embed_pairs(task, encoder, config.unit_rows, num_engines, ctx.progress) if wants_pairs else []
     speed = _speed(reports, time.monotonic() - started, encoder.counters().prompt_tokens - tokens)
     explained = float(projection.explained_variance.sum()) if projection else 1.0
     meta = {"d": width, "r": dim, "explained_variance": explained, "parity": parity, "encoder": spec.as_json()}

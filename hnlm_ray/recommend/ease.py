@@ -18,7 +18,7 @@ def solve_ease(user_items: UserItems, ridge: float) -> np.ndarray:
     factor, failed = lapack.dpotrf(gram.T, lower=True, overwrite_a=True)  # X^T X + lambda 1 is positive definite:
     inverse, _ = lapack.dpotri(factor, lower=True, overwrite_c=True)  # half the work of a general inverse
     assert not failed
-    inverse += np.tril(inverse, -1).T
+    inverse = (inverse + np.tril(inverse, -1).T).T  # symmetric: the transpose is the same, its rows lie together
     weights = inverse / -np.diag(inverse)
     np.fill_diagonal(weights, 0)
     return weights.astype(np.float32)

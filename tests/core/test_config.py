@@ -29,6 +29,10 @@ def test_overrides_reach_nested_keys_and_the_file_names_the_run(tmp_path: Path) 
         ("train.epochs=many", "train.epochs='many' is not accepted"),
         ("llm.replicas=[3, 1]", r"llm.replicas is \[3, 1\]; accepted"),
         ("seed=-1", "seed=-1 is not accepted"),
+        (
+            "embed.max_pairs_per_user=0",
+            "embeds items alone, and train.hnlm.variant='aligned' reads",
+        ),
         ("train.epochs", "write KEY=VALUE"),
         ("seed.deeper=1", "unknown key|seed is a value|not accepted"),
         ("train.epochs=[", "no valid YAML"),

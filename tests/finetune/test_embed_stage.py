@@ -86,6 +86,18 @@ def test_vectors_are_reduced_and_capped(embedded: Embedded) -> None:
     assert summary["explained_variance"] == out.read_json("meta.json")["explained_variance"]
 
 
+def test_items_alone_are_embedded_where_no_pair_is_asked_for(embedded: Embedded) -> None:
+    _, ctx, _ = embedded
+    config = ctx.config.model_copy(update={"embed": EmbedConfig(dtype="float32", max_pairs_per_user=0)})
+    items_only = replace(ctx, config=config, fingerprints=ctx.fingerprints | {"embed": "items-only"})
+    summary, out = embed_stage.run(items_only), items_only.out("embeddings")
+    assert summary["num_pairs"] == summary["embedded_pairs"] == 0
+    assert not out.exists("pairs")
+    for name in ("items", "taste"):
+        found = out.read_tensors(f"{name}.safetensors")[f"item_{'text' if name == 'items' else name}_emb"]
+        assert np.abs(found).sum(axis=1).all()
+
+
 def test_an_encoder_that_differs_is_refused_before_anything_is_embedded(embedded: Embedded) -> None:
     _, ctx, _ = embedded
     folder = ctx.out("finetune").child("parity")
