@@ -1,6 +1,7 @@
 """EASE (Steck, 2019): a linear item-item model in closed form, the honest outsider.
 
-B = I - P diag(1 / diag P), P = (X^T X + lambda 1)^-1; the score of (u, i) is (X B)_ui. Memory: I^2 floats.
+B = I - P diag(1 / diag P), P = (X^T X + lambda 1)^-1; the score of (u, i) is (X B)_ui.
+Memory: 12 I^2 bytes while it is solved, 4 I^2 after.
 """
 
 import numpy as np
@@ -15,11 +16,13 @@ def solve_ease(user_items: UserItems, ridge: float) -> np.ndarray:
     x = user_items.matrix
     gram = (x.T @ x).toarray().astype(np.float64)
     gram[np.diag_indices_from(gram)] += ridge
-    factor, failed = lapack.dpotrf(gram.T, lower=True, overwrite_a=True)  # X^T X + lambda 1 is positive definite:
-    inverse, _ = lapack.dpotri(factor, lower=True, overwrite_c=True)  # half the work of a general inverse
+    # X^T X + lambda 1 is positive definite: half the work of a general inverse, and all of it in the place of `gram`
+    factor, failed = lapack.dpotrf(gram.T, lower=True, overwrite_a=True)
     assert not failed
-    inverse = (inverse + np.tril(inverse, -1).T).T  # symmetric: the transpose is the same, its rows lie together
-    weights = inverse / -np.diag(inverse)
+    weights = lapack.dpotri(factor, lower=True, overwrite_c=True)[0].T  # its upper triangle is filled
+    for item in range(1, len(weights)):
+        weights[item, :item] = weights[:item, item]
+    weights /= -np.diag(weights).copy()
     np.fill_diagonal(weights, 0)
     return weights.astype(np.float32)
 
