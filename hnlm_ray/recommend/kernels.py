@@ -170,3 +170,61 @@ def layer0_step(base_TD: np.ndarray, places: np.ndarray, reg: float, scale: floa
             grad[k] += weight * base[k]
         squares += times[t] * row
     return float(scale * reg / 2 * squares)
+
+
+@njit(**_SUMS)
+def mixed_step(
+    layers_LTD: np.ndarray,
+    users: np.ndarray,
+    positives: np.ndarray,
+    negatives_LB: np.ndarray,
+    beta_LB: np.ndarray,
+    reg: float,
+    scale: float,
+    grad_LTD: np.ndarray,
+) -> float:
+    """scale * sum over B pairs of BPR against MixGCF's negative, whose layer l is beta_l e_i + (1 - beta_l) e_(n_l),
+    and of reg / 2 * |layer 0|^2 of user, positive and that negative; the gradient is added to `grad`.
+
+    The negative holds a share of the positive, so that e_u.e_i - e_u.e~ is e_u times the mean of
+    (1 - beta_l) (e_i - e_(n_l)).
+    """
+    num_layers, _, dim = layers_LTD.shape
+    user, gap = np.empty(dim, np.float32), np.empty(dim, np.float32)
+    share, decay = np.float32(1 / num_layers), np.float32(scale * reg)
+    total: Any = 0.0
+    for b in range(len(users)):
+        u, i = users[b], positives[b]
+        user[:] = 0
+        gap[:] = 0
+        for layer in range(num_layers):
+            own, pos, neg = layers_LTD[layer, u], layers_LTD[layer, i], layers_LTD[layer, negatives_LB[layer, b]]
+            left = share * (np.float32(1) - beta_LB[layer, b])
+            for k in range(dim):
+                user[k] += share * own[k]
+                gap[k] += left * (pos[k] - neg[k])
+        score: Any = np.float32(0)
+        for k in range(dim):
+            score += user[k] * gap[k]
+        total += max(-score, 0.0) + math.log1p(math.exp(-abs(score)))
+        slope = np.float32(-scale / (1 + math.exp(score)))
+        for layer in range(num_layers):
+            n = negatives_LB[layer, b]
+            grad_user, grad_pos, grad_neg = grad_LTD[layer, u], grad_LTD[layer, i], grad_LTD[layer, n]
+            left = slope * share * (np.float32(1) - beta_LB[layer, b])
+            for k in range(dim):
+                grad_user[k] += slope * share * gap[k]
+                grad_pos[k] += left * user[k]
+                grad_neg[k] -= left * user[k]
+        n, beta = negatives_LB[0, b], beta_LB[0, b]
+        own, pos, neg = layers_LTD[0, u], layers_LTD[0, i], layers_LTD[0, n]
+        grad_user, grad_pos, grad_neg = grad_LTD[0, u], grad_LTD[0, i], grad_LTD[0, n]
+        squares: Any = np.float32(0)
+        for k in range(dim):
+            mixed = beta * pos[k] + (np.float32(1) - beta) * neg[k]
+            squares += own[k] * own[k] + pos[k] * pos[k] + mixed * mixed
+            grad_user[k] += decay * own[k]
+            grad_pos[k] += decay * (pos[k] + beta * mixed)
+            grad_neg[k] += decay * (np.float32(1) - beta) * mixed
+        total += reg / 2 * squares
+    return float(scale * total)

@@ -15,7 +15,7 @@ from torch import nn
 from hnlm_ray.recommend import losses
 from hnlm_ray.recommend.config import HnlmConfig, LossConfig
 from hnlm_ray.recommend.distinct import DistinctRows
-from hnlm_ray.recommend.fused import bpr_with_penalty
+from hnlm_ray.recommend.fused import bpr_with_penalty, mixed_bpr_with_penalty
 from hnlm_ray.recommend.graded import FalseNegatives
 from hnlm_ray.recommend.interactions import UserItems
 from hnlm_ray.recommend.models.base import Backbone, Rows
@@ -61,7 +61,7 @@ class Objective(nn.Module):
         self.false_negatives = false_negatives
         self.shared = SharedNegatives(user_items, loss.num_shared_negatives, seed) if loss.kind == "softmax" else None
         # An auxiliary loss may rely on the rows that `backbone.rows` was called with, in the order of the batch.
-        self._is_plain_bpr = loss.kind == "bpr" and aligned is None and not mixes_layers and not backbone.has_auxiliary
+        self._is_plain_bpr = loss.kind == "bpr" and aligned is None and not backbone.has_auxiliary
         self._distinct = DistinctRows(backbone.num_users + backbone.num_items)
         self.sampling_s = 0.0
         """Seconds spent on sampling since it was last reset."""
@@ -77,11 +77,10 @@ class Objective(nn.Module):
         share = self.world_size / batch.global_size
         device = self.backbone.device
         if self._is_plain_bpr and device.type == "cpu" and self.backbone.dtype == torch.float32:
-            # A batch names its popular items many times: each row is read, and gets its gradient, once.
-            touched, places = self._distinct.of(rows)
-            once = self.backbone.rows(touched, known=known)
-            grade = self.false_negatives.weight if self.false_negatives else None
-            return bpr_with_penalty(once.final, once.base, places.numpy(), self.reg, share, grade)
+            if not self.mixes_layers:
+                return self._compiled(rows, known, share)
+            if not self.false_negatives:
+                return self._compiled_mix(rows, batch, share)
         read = self.backbone.rows(rows.to(device), self.mixes_layers, known)
         # Split, not sliced: the gradient of a split is one concatenation, that of each slice a zeroed matrix.
         parts = [size, size, negative_ids.size, shared_ids.size, false_ids.size]
@@ -102,6 +101,20 @@ class Objective(nn.Module):
         if auxiliary is not None:
             total = total + auxiliary * size
         return total * share
+
+    def _compiled(self, rows: torch.Tensor, known: torch.Tensor | None, share: float) -> torch.Tensor:
+        """A batch names its popular items many times: each row is read, and gets its gradient, once."""
+        touched, places = self._distinct.of(rows)
+        once = self.backbone.rows(touched, known=known)
+        grade = self.false_negatives.weight if self.false_negatives else None
+        return bpr_with_penalty(once.final, once.base, places.numpy(), self.reg, share, grade)
+
+    def _compiled_mix(self, rows: torch.Tensor, batch: Batch, share: float) -> torch.Tensor:
+        touched, places = self._distinct.of(rows)
+        layers = self.backbone.rows(touched, with_layers=True).layers
+        assert layers is not None
+        beta = mixgcf.mixing_weights(self.seed, batch, len(layers) - 1)
+        return mixed_bpr_with_penalty(layers, places.numpy(), beta, self.reg, share)
 
     def _sample(self, batch: Batch) -> tuple[np.ndarray, torch.Tensor | None]:
         emb = self.backbone.all() if self.sampler.needs_embeddings else None
