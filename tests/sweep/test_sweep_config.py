@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hnlm_ray.compare.runs import upstream_key
+from hnlm_ray.config import load_config
 from hnlm_ray.errors import UserError
 from hnlm_ray.sweep.config import load_sweep, with_point
 
@@ -68,3 +70,8 @@ def test_a_point_changes_its_keys_and_nothing_else(tmp_path: Path) -> None:
     assert (point.train.lr, point.train.hnlm.window) == (0.25, (0.1, 0.2))
     changed = point.train.model_copy(update={"lr": config.train.lr, "hnlm": config.train.hnlm})
     assert point.model_copy(update={"train": changed}) == config
+
+
+def test_the_sweep_rests_on_the_artifacts_of_the_run_that_it_names() -> None:
+    sweep, _ = load_sweep(ROOT / "configs" / "sweeps" / "alignment.yaml")
+    assert upstream_key(sweep) == upstream_key(load_config(ROOT / "configs" / "xrec_amazon_small.yaml"))
