@@ -5,14 +5,26 @@ Memory: 12 I^2 bytes while it is solved, 4 I^2 after.
 """
 
 import numpy as np
+import psutil
 import torch
 from scipy.linalg import lapack
 
+from hnlm_ray.errors import UserError
 from hnlm_ray.recommend.interactions import UserItems
 
 
 def solve_ease(user_items: UserItems, ridge: float) -> np.ndarray:
-    """Item weights B, float32 [I, I], diagonal zero."""
+    """Item weights B, float32 [I, I], diagonal zero.
+
+    Raises:
+        UserError: so many items that their weights do not fit into the memory that is free.
+    """
+    needed_gb, free_gb = 12e-9 * user_items.num_items**2, psutil.virtual_memory().available / 1e9
+    if needed_gb > free_gb:
+        raise UserError(
+            f"EASE over {user_items.num_items:,} items needs {needed_gb:,.0f} GB of memory, and {free_gb:,.0f} GB are "
+            "free: take another train.model, or train.hnlm.behaviour=signal"
+        )
     x = user_items.matrix
     gram = (x.T @ x).toarray().astype(np.float64)
     gram[np.diag_indices_from(gram)] += ridge

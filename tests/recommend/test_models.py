@@ -11,7 +11,7 @@ from hnlm_ray.errors import UserError
 from hnlm_ray.recommend.config import FitConfig, TrainConfig
 from hnlm_ray.recommend.ease import LinearScorer, solve_ease
 from hnlm_ray.recommend.fitting import build_trainer
-from hnlm_ray.recommend.interactions import Interactions
+from hnlm_ray.recommend.interactions import Interactions, UserItems
 from hnlm_ray.recommend.models import MODELS
 from hnlm_ray.recommend.ranking import EmbeddingScorer, Scorer, evaluate
 from hnlm_ray.recommend.trainer import NonFiniteLossError, Trainer
@@ -118,3 +118,9 @@ def test_a_user_with_every_item_is_left_out(board: Interactions) -> None:
     trainer = build_trainer(full, FitConfig.model_validate({**SMALL, "epochs": 1}), 0)
     trainer.fit()
     assert len(trainer.pair_ids) == full.num_pairs - 20
+
+
+def test_a_catalogue_too_large_for_ease_is_refused_with_the_numbers() -> None:
+    many = UserItems.from_pairs(np.array([0]), np.array([0]), 1, 1_000_000)
+    with pytest.raises(UserError, match=r"1,000,000 items needs 12,000 GB .* train.hnlm.behaviour=signal"):
+        solve_ease(many, 10.0)
