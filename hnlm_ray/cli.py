@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hnlm_ray.arguments import bench_arguments, config_arguments, run_arguments
-from hnlm_ray.errors import UserError
+from hnlm_ray.errors import UserError, in_one_line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return command(options)
     except UserError as error:
-        print(f"hnlm: {error}", file=sys.stderr)
+        print(f"hnlm: {in_one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nhnlm: interrupted; nothing complete is lost: the same command goes on from here", file=sys.stderr)

@@ -6,3 +6,8 @@ class UserError(ValueError):
 
     The command line prints that line and exits with 2; any other exception is ours and keeps its trace.
     """
+
+
+def in_one_line(error: UserError) -> str:
+    """What to tell the user: an error that a Ray task raised arrives with the task's trace, which is left out."""
+    return str(getattr(error, "cause", error))
