@@ -6,21 +6,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hnlm_ray.arguments import bench_arguments, config_arguments, run_arguments
-from hnlm_ray.errors import UserError, in_one_line
+from hnlm_ray.errors import exit_code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code: 0 done, 1 failed checks, 2 the user's mistake, 130 interrupted."""
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
-    try:
-        return command(options)
-    except UserError as error:
-        print(f"hnlm: {in_one_line(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nhnlm: interrupted; nothing complete is lost: the same command goes on from here", file=sys.stderr)
-        return 130
+    return exit_code(lambda: command(options))
 
 
 def _run(options: argparse.Namespace) -> int:

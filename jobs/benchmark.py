@@ -7,6 +7,7 @@ import sys
 
 from hnlm_ray.arguments import bench_arguments, job_parser
 from hnlm_ray.bench.frame import BenchOptions, run_bench
+from hnlm_ray.errors import exit_code
 from hnlm_ray.runtime import set_environment
 
 
@@ -21,4 +22,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

@@ -3,9 +3,12 @@
 python jobs/compare.py configs/compare/amazon_toys.yaml --run-dir s3://bucket/runs/toys --set data.path=s3://bucket/toys
 """
 
+import sys
+
 from hnlm_ray.arguments import job_parser, run_arguments
 from hnlm_ray.compare.driver import compare
 from hnlm_ray.compare.table import table
+from hnlm_ray.errors import exit_code
 from hnlm_ray.runtime import set_environment
 
 
@@ -19,4 +22,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main))

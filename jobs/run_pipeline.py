@@ -3,8 +3,11 @@
 python jobs/run_pipeline.py configs/quickstart.yaml --run-dir s3://bucket/runs/books --set runtime.train_workers=4
 """
 
+import sys
+
 from hnlm_ray.arguments import job_parser, run_arguments
 from hnlm_ray.config import load_config
+from hnlm_ray.errors import exit_code
 from hnlm_ray.pipeline import run_pipeline
 from hnlm_ray.runtime import connected, set_environment
 
@@ -22,4 +25,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main))

@@ -3,7 +3,10 @@
 python jobs/tune.py configs/sweeps/alignment.yaml --run-dir s3://bucket/runs/books --set data.path=s3://bucket/data/books
 """
 
+import sys
+
 from hnlm_ray.arguments import job_parser, run_arguments
+from hnlm_ray.errors import exit_code
 from hnlm_ray.runtime import set_environment
 from hnlm_ray.sweep.driver import tune
 
@@ -18,4 +21,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main))
