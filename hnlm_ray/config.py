@@ -5,7 +5,7 @@ stands there and nowhere else. Files in `configs/` state only what differs.
 """
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -100,9 +100,16 @@ def read_values(path: str | Path) -> dict[str, Any]:
 
 
 def load_with_section(
-    path: str | Path, overrides: Sequence[str], section: str, model: type[SectionT], example: str
+    path: str | Path,
+    overrides: Sequence[str],
+    section: str,
+    model: type[SectionT],
+    example: str,
+    prepared: Callable[[dict[str, Any]], dict[str, Any]] = dict,
 ) -> tuple[RunConfig, SectionT]:
     """Read a run config with one more section: `<section>.key=value` overrides that section, any other key the run.
+
+    `prepared`: what the section's plain values become before they are checked.
 
     Raises:
         UserError: the file is missing, has no such section, or one of its keys or values is not accepted.
@@ -115,7 +122,7 @@ def load_with_section(
     own = values.pop(section)
     config = parse_config(values)
     try:
-        return config, model.model_validate(own)
+        return config, model.model_validate(prepared(own))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join([section, *map(str, first["loc"])])

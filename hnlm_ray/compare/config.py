@@ -2,9 +2,11 @@
 
 import difflib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from pydantic import Field, model_validator
 
 from hnlm_ray.config import RunConfig, load_with_section
@@ -51,7 +53,7 @@ class CompareConfig(Section):
     """What is compared, and with which budget."""
 
     rows: list[RowConfig] = Field(min_length=1)
-    """The methods, in the order of the table."""
+    """The methods, in the order of the table; or the name of a file beside this one that lists them."""
     trials: int = Field(8, ge=1)
     """Settings that every row with a space tries on validation: the same number for each, drawn at random."""
     tune_seed: int = Field(1000, ge=0)
@@ -94,12 +96,26 @@ def load_compare(path: str | Path, overrides: Sequence[str] = ()) -> tuple[RunCo
     Raises:
         UserError: the file is missing, has no section `compare`, or one of its keys or values is not accepted.
     """
-    config, compare = load_with_section(path, overrides, "compare", CompareConfig, _EXAMPLE)
+    with_rows = partial(_with_rows, Path(path).parent)
+    config, compare = load_with_section(path, overrides, "compare", CompareConfig, _EXAMPLE, with_rows)
     for row in compare.rows:
         base = row_config(config, compare, row)
         for key, dimension in row.space.items():
             with_point(base, {key: dimension.example()})
     return config, compare
+
+
+def _with_rows(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """The section with its rows read from the file that it names, if it names one."""
+    rows = values.get("rows")
+    if not isinstance(rows, str):
+        return values
+    file = folder / rows
+    try:
+        return {**values, "rows": yaml.safe_load(file.read_text(encoding="utf-8"))}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"compare.rows={rows!r} is no YAML list of rows beside the config: {reason}") from None
 
 
 def reduced(compare: CompareConfig, rows: Sequence[str], seeds: Sequence[int], trials: int) -> CompareConfig:

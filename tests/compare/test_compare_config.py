@@ -38,11 +38,20 @@ def changed(folder: Path, **values: Any) -> Path:
         ({"tune_seed": 1}, "tune_seed=1 is one of seeds"),
         ({"seeds": [1, 1]}, "names one twice"),
         ({"trails": 3}, "compare.trails"),
+        ({"rows": "nowhere.yaml"}, "compare.rows='nowhere.yaml' is no YAML list of rows beside the config"),
     ],
 )
 def test_refused_in_words(tmp_path: Path, values: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words.replace("(", r"\(")):
         load_compare(changed(tmp_path, **values))
+
+
+def test_rows_from_a_file_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "rows.yaml").write_text(yaml.safe_dump(CONFIG["compare"]["rows"]))
+    assert load_compare(changed(tmp_path, rows="rows.yaml")) == load_compare(changed(tmp_path))
+    (tmp_path / "rows.yaml").write_text("just: this\n")
+    with pytest.raises(UserError, match=r"compare\.rows"):
+        load_compare(changed(tmp_path, rows="rows.yaml"))
 
 
 def test_reducing(tmp_path: Path) -> None:
