@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from hnlm_ray.cluster.room import off_gpu_nodes
+from hnlm_ray.compiler_lock import wait_for_compilers
 from hnlm_ray.memory import keep_freed_memory
 from hnlm_ray.progress import Progress
 from hnlm_ray.runtime import Demand, Resources, RuntimeConfig
@@ -114,6 +115,7 @@ def _on_each_rank(train_config: dict[str, Any]) -> None:
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
         os.environ["LOCAL_RANK"] = "0"  # DeepSpeed insists on it
+    wait_for_compilers()
     deepspeed.comm.init_distributed(dist_backend=dist.get_backend(), dist_init_required=False, verbose=False)
     try:
         train_config["loop"](train_config["config"])
