@@ -3,7 +3,7 @@
 An unseen item that behaviour and text say the user would take is likely no negative at all. Leaving it out, as
 `guarded` does, forgets what is known of it; `graded` ranks it where it belongs: above the hard negatives.
 
-Legend: U users, I items, B pairs of a batch, T likely false negatives per user.
+Legend: U users, I items, B pairs of a batch, r width of a text vector, T likely false negatives per user.
 """
 
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from hnlm_ray.recommend.interactions import Interactions
 from hnlm_ray.recommend.ranking import EmbeddingScorer, Scorer
 from hnlm_ray.recommend.samplers import drawing
 from hnlm_ray.recommend.samplers.base import Batch
-from hnlm_ray.recommend.text_sides import TextSides, standardised
+from hnlm_ray.recommend.text_sides import nearest_similarity, standardised
 
 _STREAM = 9
 _USERS_PER_BLOCK = 256
@@ -26,8 +26,8 @@ class FalseNegatives:
     """Each user's T unseen items of which behaviour and text together say that they would be taken."""
 
     interactions: Interactions
-    sides: TextSides | None
-    """What text knows; None: behaviour alone, the control `window-only`"""
+    text: np.ndarray | None
+    """Unit vectors of the items' texts, float32 [I, r]; None: behaviour alone, the control `window-only`"""
     text_weight: float
     """Standard deviations of the behavioural score that one of the similarity in text is worth"""
     num_per_user: int
@@ -46,8 +46,8 @@ class FalseNegatives:
         for start in range(0, data.num_users, _USERS_PER_BLOCK):
             user_ids = np.arange(start, min(start + _USERS_PER_BLOCK, data.num_users))
             scores = standardised(behaviour.scores(user_ids).numpy())
-            if self.sides is not None:
-                by_text = standardised(self.sides.users[user_ids] @ self.sides.items.T)
+            if self.text is not None:
+                by_text = standardised(nearest_similarity(self.text, data.train, user_ids))
                 by_text *= np.float32(self.text_weight)
                 scores += by_text
             rows, seen = data.train.entries(user_ids)

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hnlm_ray.recommend.interactions import UserItems
 from hnlm_ray.recommend.samplers import drawing
-from hnlm_ray.recommend.text_sides import TextSides, standardised
+from hnlm_ray.recommend.text_sides import standardised, sums_of_items
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,9 @@ class Guard:
         return np.float32(self.weight) * standardised(similarity)
 
 
-def guard_by_text(sides: TextSides, weight: float) -> Guard:
-    """What text knows speaks: its items against the users that text says would take them."""
-    return Guard(np.concatenate([sides.users, sides.items]), len(sides.users), weight)
+def guard_by_text(text: np.ndarray, train: UserItems, weight: float) -> Guard:
+    """What text knows speaks: its items, unit rows [I, r], against the users that text says would take them."""
+    return Guard(np.concatenate([sums_of_items(text, train), text]), train.num_users, weight)
 
 
 def guard_by_behaviour(user_emb: np.ndarray, item_emb: np.ndarray, weight: float) -> Guard:

@@ -18,7 +18,7 @@ from hnlm_ray.recommend.guard import Guard, guard_by_behaviour, guard_by_text
 from hnlm_ray.recommend.interactions import Interactions
 from hnlm_ray.recommend.pair_vectors import load_pair_vectors
 from hnlm_ray.recommend.pool import pool_from_negatives, pool_from_vectors
-from hnlm_ray.recommend.text_sides import TextSides, text_sides
+from hnlm_ray.recommend.text_sides import text_of_items
 from hnlm_ray.recommend.text_vectors import TextVectors
 from hnlm_ray.store import Folder
 
@@ -58,10 +58,10 @@ def load_llm_negatives(
         return LlmNegatives(vectors=load_pair_vectors(embeddings, interactions, hnlm.control, seed))
     signal = Folder(uris["signal"]).read_tensors("embeddings.safetensors")
     if hnlm.variant in ("guarded", "graded"):
-        sides = None if hnlm.control == "window-only" else _sides(hnlm, embeddings, interactions, seed)
+        text = None if hnlm.control == "window-only" else _taste(hnlm, embeddings, interactions, seed)
         if hnlm.variant == "guarded":
-            return LlmNegatives(guard=_guard(hnlm, sides, signal))
-        found = FalseNegatives(interactions, sides, hnlm.text_weight, hnlm.num_false_negatives, hnlm.grade, seed)
+            return LlmNegatives(guard=_guard(hnlm, text, interactions, signal))
+        found = FalseNegatives(interactions, text, hnlm.text_weight, hnlm.num_false_negatives, hnlm.grade, seed)
         if hnlm.behaviour == "ease":
             found.choose(LinearScorer(interactions.train, _ease_weights(uris["dataset"], config.ease_reg)))
         else:
@@ -81,15 +81,17 @@ def load_text(uris: dict[str, Any], interactions: Interactions) -> TextVectors |
     return TextVectors.load(Folder(uris["text"]), interactions.train) if "text" in uris else None
 
 
-def _sides(hnlm: HnlmConfig, embeddings: Folder, interactions: Interactions, seed: int) -> TextSides:
+def _taste(hnlm: HnlmConfig, embeddings: Folder, interactions: Interactions, seed: int) -> np.ndarray:
     item_taste_emb = embeddings.read_tensors("taste.safetensors")["item_taste_emb"]
-    return text_sides(item_taste_emb, interactions, hnlm.control, seed)
+    return text_of_items(item_taste_emb, interactions, hnlm.control, seed)
 
 
-def _guard(hnlm: HnlmConfig, sides: TextSides | None, signal: dict[str, np.ndarray]) -> Guard:
-    if sides is None:
+def _guard(
+    hnlm: HnlmConfig, text: np.ndarray | None, interactions: Interactions, signal: dict[str, np.ndarray]
+) -> Guard:
+    if text is None:
         return guard_by_behaviour(signal["user_emb"], signal["item_emb"], hnlm.guard)
-    return guard_by_text(sides, hnlm.guard)
+    return guard_by_text(text, interactions.train, hnlm.guard)
 
 
 @functools.lru_cache(maxsize=1)

@@ -1,40 +1,53 @@
 """Users and items in the space of taste, and what the controls of METHOD.md section 6 leave of them.
 
-U users, I items, r width of a vector.
+U users, I items, B users of a block, r width of a vector.
 """
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from numba import prange
 
 from hnlm_ray.recommend.compiled import kernel
 from hnlm_ray.recommend.config import Control
-from hnlm_ray.recommend.interactions import Interactions
+from hnlm_ray.recommend.interactions import Interactions, UserItems
 
 _STREAM = 8
 _POPULARITY_NEIGHBOURS = 20
 
 
-@dataclass(frozen=True)
-class TextSides:
-    """Who would take what, by text: the product of a user and an item. Unit rows; without text a row is zero."""
-
-    users: np.ndarray
-    """float32 [U, r]"""
-    items: np.ndarray
-    """float32 [I, r]"""
-
-
-def text_sides(item_text_emb: np.ndarray, interactions: Interactions, control: Control, seed: int) -> TextSides:
-    """A user is the sum of what was taken. `item_text_emb` [I, r]; an item without text has a zero row.
+def text_of_items(item_text_emb: np.ndarray, interactions: Interactions, control: Control, seed: int) -> np.ndarray:
+    """Unit rows of `item_text_emb` [I, r], changed by the control; an item without text has a zero row.
 
     The controls change the items' vectors, and the users' follow: `gaussian` noise, `shuffled` the vector of another
     item, `popularity-matched` that of an item about as popular. What they still bring is not the text's.
     """
-    items = _unit(_controlled(item_text_emb.astype(np.float32), interactions, control, seed))
-    return TextSides(_unit(interactions.train.matrix @ items), items)
+    return unit_rows(_controlled(item_text_emb.astype(np.float32), interactions, control, seed))
+
+
+def sums_of_items(items_Ir: np.ndarray, train: UserItems) -> np.ndarray:
+    """Users as the direction of the sum of what they took, float32 [U, r]; zero where none of it has text."""
+    return unit_rows(train.matrix @ items_Ir)
+
+
+def nearest_similarity(items_Ir: np.ndarray, train: UserItems, user_ids: np.ndarray) -> np.ndarray:
+    """Cosine of every item with the nearest one that the user took, float32 [B, I]; 0 where one side has no text.
+
+    A user with two interests is near the items of both; the sum of all items lies between the two and is near neither.
+    """
+    out = np.zeros((len(user_ids), train.num_items), np.float32)
+    has_text = items_Ir.any(axis=1)
+    for row, user_id in zip(out, user_ids, strict=True):
+        own = train.of(user_id)
+        own = own[has_text[own]]
+        if len(own):
+            (items_Ir @ items_Ir[own].T).max(axis=1, out=row)
+    return out * has_text
+
+
+def unit_rows(vectors: np.ndarray) -> np.ndarray:
+    """Each row at length 1; a zero row stays zero."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.float32(1e-12))
 
 
 def standardised(scores: np.ndarray) -> np.ndarray:
@@ -77,7 +90,3 @@ def _controlled(items: np.ndarray, interactions: Interactions, control: Control,
                 cycle = rng.permutation(order[start : start + _POPULARITY_NEIGHBOURS])
                 changed[cycle] = items[np.roll(cycle, 1)]
     return changed
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.float32(1e-12))

@@ -13,7 +13,7 @@ from hnlm_ray.recommend.fitting import LlmNegatives, build_trainer
 from hnlm_ray.recommend.graded import FalseNegatives
 from hnlm_ray.recommend.interactions import Interactions
 from hnlm_ray.recommend.loops import load_llm_negatives
-from hnlm_ray.recommend.text_sides import text_sides
+from hnlm_ray.recommend.text_sides import nearest_similarity, text_of_items
 from hnlm_ray.recommend.trainer import Trainer
 
 RNG = np.random.default_rng(3)
@@ -22,8 +22,8 @@ USER_EMB, ITEM_EMB = (RNG.standard_normal((count, 8)).astype(np.float32) for cou
 
 def found(data: Interactions, text: np.ndarray | None, weight: float = 0.5, **settings: Any) -> FalseNegatives:
     values = {"text_weight": 100.0, "num_per_user": 5, "seed": 0} | settings
-    sides = None if text is None else text_sides(text, data, "none", 0)
-    false_negatives = FalseNegatives(data, sides, weight=weight, **values)
+    vectors = None if text is None else text_of_items(text, data, "none", 0)
+    false_negatives = FalseNegatives(data, vectors, weight=weight, **values)
     false_negatives.choose_by_model(USER_EMB, ITEM_EMB)
     return false_negatives
 
@@ -59,13 +59,27 @@ def test_without_text_behaviour_decides() -> None:
 def test_an_item_without_text_is_judged_by_behaviour() -> None:
     data, text = shop()
     text[7] = 0
-    sides = text_sides(text, data, "none", 0)
+    vectors = text_of_items(text, data, "none", 0)
     user = next(user for user in range(1, NUM_USERS, 2) if 7 not in data.train.of(user))
     emb = USER_EMB.copy()
     emb[user] = 50 * ITEM_EMB[7]
-    false_negatives = FalseNegatives(data, sides, 0.5, 1, 0.5, 0)
+    false_negatives = FalseNegatives(data, vectors, 0.5, 1, 0.5, 0)
     false_negatives.choose_by_model(emb, ITEM_EMB)
     assert false_negatives.item_ids[user, 0] == 7
+
+
+def test_text_goes_by_the_nearest_of_the_items_that_the_user_took() -> None:
+    """Item 0 and 1 are two interests of user 0; 2 is near item 1, 3 lies between the two, 4 and 5 have no text."""
+    text = np.array([[1, 0], [0, 1], [0.1, 1], [1, 1], [0, 0], [0, 0]], np.float32)
+    data = Interactions.from_arrays((np.array([0, 0, 0, 1]), np.array([0, 1, 4, 5])), 2, 6)
+    unit = text_of_items(text, data, "none", 0)
+    similarity = nearest_similarity(unit, data.train, np.array([1, 0]))
+    assert not similarity[0].any()  # all that user 1 took has no text
+    np.testing.assert_allclose(similarity[1, 2:4], [unit[2, 1], np.sqrt(0.5)], rtol=1e-6)
+    assert not similarity[1, 4:].any()
+    against = Interactions.from_arrays((np.array([0, 0]), np.array([0, 4])), 2, 6)
+    apart = nearest_similarity(text_of_items(-text, against, "none", 0), against.train, np.array([0]))
+    np.testing.assert_allclose(apart[0, 1:4], [0, unit[2, 0], np.sqrt(0.5)], rtol=1e-6, atol=1e-7)
 
 
 def test_a_user_who_has_nearly_everything_draws_the_positive_where_none_is_left() -> None:

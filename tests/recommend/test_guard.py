@@ -11,7 +11,7 @@ from hnlm_ray.recommend.fitting import LlmNegatives, build_trainer
 from hnlm_ray.recommend.guard import Guard, guard_by_behaviour, guard_by_text
 from hnlm_ray.recommend.interactions import Interactions
 from hnlm_ray.recommend.samplers.base import Batch
-from hnlm_ray.recommend.text_sides import text_sides
+from hnlm_ray.recommend.text_sides import text_of_items
 
 NUM_USERS, NUM_ITEMS = 30, 40
 
@@ -28,7 +28,7 @@ def shop() -> tuple[Interactions, np.ndarray]:
 
 
 def text_guard(text: np.ndarray, data: Interactions, weight: float, control: Control = "none") -> Guard:
-    return guard_by_text(text_sides(text, data, control, 0), weight)
+    return guard_by_text(text_of_items(text, data, control, 0), data.train, weight)
 
 
 def trainer(data: Interactions, guard: Guard, **train: Any) -> Any:
