@@ -168,6 +168,9 @@ class HnlmConfig(Section):
     """beta of `graded`: weight of ranking a likely false negative above the pair's negative; 0 is the base sampler."""
     num_false_negatives: int = Field(default=20, ge=1)
     """T of `graded`: likely false negatives per user, one of which each pair draws."""
+    grade_tau: float = Field(default=1.0, gt=0)
+    """tau of `graded`: an item that is behind another by so many standard deviations of the score that names them is
+    drawn e times less often. Large: all T alike, which favours recall; small: the surest alone."""
     behaviour: Literal["signal", "ease"] = "signal"
     """Whose scores of unseen items count beside the text in `graded`: the warm-up signal's, or those of EASE."""
     text_weight: float = Field(default=0.8, ge=0)

@@ -32,17 +32,22 @@ class FalseNegatives:
     """Standard deviations of the behavioural score that one of the similarity in text is worth"""
     num_per_user: int
     """T"""
+    tau: float
+    """Standard deviations of the score by which one must fall behind another to be drawn e times less often"""
     weight: float
     """beta: of -log sigmoid(e_u.e_f - e_u.e_j) beside L_rank"""
     seed: int
     item_ids: np.ndarray = field(init=False)
-    """int32 [U, T], -1 where a user has taken too much of the catalogue"""
+    """int32 [U, T], the surest first, -1 where a user has taken too much of the catalogue"""
+    chances: np.ndarray = field(init=False)
+    """float32 [U, T]: how likely that one or a surer one is drawn, 1 in the last column"""
 
     def choose(self, behaviour: Scorer) -> None:
         """Choose them anew by these scores, a block of users at a time."""
         data = self.interactions
         num_per_user = min(self.num_per_user, data.num_items)
         self.item_ids = np.empty((data.num_users, num_per_user), np.int32)
+        self.chances = np.empty((data.num_users, num_per_user), np.float32)
         for start in range(0, data.num_users, _USERS_PER_BLOCK):
             user_ids = np.arange(start, min(start + _USERS_PER_BLOCK, data.num_users))
             scores = standardised(behaviour.scores(user_ids).numpy())
@@ -53,16 +58,20 @@ class FalseNegatives:
             rows, seen = data.train.entries(user_ids)
             scores[rows, seen] = -np.inf
             best = torch.from_numpy(scores).topk(num_per_user)
-            self.item_ids[user_ids] = np.where(np.isfinite(best.values.numpy()), best.indices.numpy(), -1)
+            self.item_ids[user_ids] = torch.where(best.values.isfinite(), best.indices, -1).numpy()
+            behind = (best.values - best.values[:, :1]).nan_to_num(nan=0.0)  # nothing left at all: -inf less itself
+            self.chances[user_ids] = torch.softmax(behind / self.tau, dim=1).cumsum(dim=1).numpy()
+        self.chances[:, -1] = 1  # not a rounding below it
 
     def choose_by_model(self, user_emb: np.ndarray, item_emb: np.ndarray) -> None:
         """Choose them anew by the embeddings of a model, [U, D] and [I, D]."""
         self.choose(EmbeddingScorer(torch.from_numpy(user_emb), torch.from_numpy(item_emb)))
 
     def draw(self, batch: Batch) -> np.ndarray:
-        """One of the user's for each pair, int32 [B]; a user who has none gets the pair's own positive."""
+        """One of the user's for each pair, the surer the likelier, int32 [B]; a user who has none gets the pair's own
+        positive."""
         fractions = np.empty((len(batch.pair_ids), 1), np.float32)
         drawing.draw_fractions(drawing.stream_key(self.seed, _STREAM, batch.epoch), batch.pair_ids, fractions)
-        place = (fractions[:, 0] * self.item_ids.shape[1]).astype(np.int64)
+        place = (self.chances[batch.user_ids] <= fractions).sum(axis=1)
         drawn = self.item_ids[batch.user_ids, place]
         return np.where(drawn >= 0, drawn, batch.item_ids)

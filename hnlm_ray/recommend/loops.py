@@ -61,7 +61,9 @@ def load_llm_negatives(
         text = None if hnlm.control == "window-only" else _taste(hnlm, embeddings, interactions, seed)
         if hnlm.variant == "guarded":
             return LlmNegatives(guard=_guard(hnlm, text, interactions, signal))
-        found = FalseNegatives(interactions, text, hnlm.text_weight, hnlm.num_false_negatives, hnlm.grade, seed)
+        found = FalseNegatives(
+            interactions, text, hnlm.text_weight, hnlm.num_false_negatives, hnlm.grade_tau, hnlm.grade, seed
+        )
         if hnlm.behaviour == "ease":
             found.choose(LinearScorer(interactions.train, _ease_weights(uris["dataset"], config.ease_reg)))
         else:
