@@ -36,7 +36,7 @@ def nearest_similarity(items_Ir: np.ndarray, train: UserItems, user_ids: np.ndar
     A user with two interests is near the items of both; the sum of all items lies between the two and is near neither.
     """
     out = np.zeros((len(user_ids), train.num_items), np.float32)
-    has_text: np.ndarray = items_Ir.any(axis=1)
+    has_text = np.any(items_Ir != 0, axis=1)
     for row, user_id in zip(out, user_ids, strict=True):
         own = train.of(user_id)
         own = own[has_text[own]]
