@@ -14,6 +14,8 @@ from hnlm_ray.recommend.interactions import Interactions, UserItems
 
 _STREAM = 8
 _POPULARITY_NEIGHBOURS = 20
+_ENTRIES_PER_BLOCK = 256
+"""Items taken whose similarity to the whole catalogue is held at a time"""
 
 
 def text_of_items(item_text_emb: np.ndarray, interactions: Interactions, control: Control, seed: int) -> np.ndarray:
@@ -35,13 +37,18 @@ def nearest_similarity(items_Ir: np.ndarray, train: UserItems, user_ids: np.ndar
 
     A user with two interests is near the items of both; the sum of all items lies between the two and is near neither.
     """
-    out = np.zeros((len(user_ids), train.num_items), np.float32)
+    rows, item_ids = train.entries(user_ids)
     has_text = np.any(items_Ir != 0, axis=1)
-    for row, user_id in zip(out, user_ids, strict=True):
-        own = train.of(user_id)
-        own = own[has_text[own]]
-        if len(own):
-            (items_Ir @ items_Ir[own].T).max(axis=1, out=row)
+    rows, item_ids = rows[has_text[item_ids]], item_ids[has_text[item_ids]]
+    out = np.zeros((len(user_ids), train.num_items), np.float32)
+    for start in range(0, len(rows), _ENTRIES_PER_BLOCK):
+        block = rows[start : start + _ENTRIES_PER_BLOCK]
+        found, first = np.unique(block, return_index=True)
+        similarity = items_Ir[item_ids[start : start + _ENTRIES_PER_BLOCK]] @ items_Ir.T
+        nearest = np.maximum.reduceat(similarity, first, axis=0)
+        if start and rows[start - 1] == block[0]:  # this user began in the block before
+            np.maximum(nearest[0], out[block[0]], out=nearest[0])
+        out[found] = nearest
     return out * has_text
 
 

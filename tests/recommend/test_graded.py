@@ -94,6 +94,18 @@ def test_a_user_who_has_nearly_everything_draws_the_positive_where_none_is_left(
     assert set(drawn[4:].tolist()) <= {3, *data.item_ids[4:].tolist()}
 
 
+def test_the_nearest_is_found_across_blocks() -> None:
+    """Some users took more than is held at a time, and their items spread over several blocks."""
+    rng = np.random.default_rng(5)
+    taken = rng.random((9, 700)) < rng.choice([0.01, 0.1, 0.9], (9, 1))
+    data = Interactions.from_arrays(np.nonzero(taken), 9, 700)
+    vectors = text_of_items(rng.standard_normal((700, 4)) * (rng.random((700, 1)) < 0.8), data, "none", 0)
+    user_ids = np.array([8, 0, 3, 4, 1])
+    own = [data.train.of(user)[vectors[data.train.of(user)].any(1)] for user in user_ids]
+    expected = np.stack([(vectors[items] @ vectors.T).max(0) for items in own])
+    np.testing.assert_allclose(nearest_similarity(vectors, data.train, user_ids), expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("tau", [0.5, 1e6])
 def test_the_surer_one_is_drawn_more_often(tau: float) -> None:
     data = Interactions.from_arrays((np.zeros(20_000, int), np.arange(20_000)), 1, 20_003)
