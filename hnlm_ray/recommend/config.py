@@ -174,8 +174,8 @@ class HnlmConfig(Section):
     behaviour: Literal["signal", "ease"] = "signal"
     """Whose scores of unseen items count beside the text in `graded`: the warm-up signal's, or those of EASE."""
     text_weight: float = Field(default=0.8, ge=0)
-    """omega of `graded`: standard deviations of the user's scores by behaviour that one of the similarity between item
-    and taste counts; 0 is the control `window-only`."""
+    """omega of `graded`: standard deviations of the user's scores by behaviour that one of the similarity between the
+    item and the nearest one that the user took counts; 0 is the control `window-only`."""
     refresh_every: int = Field(default=0, ge=0)
     """Every this many epochs windows, and the likely false negatives of `graded`, are scored again with the current
     model; 0 = never."""
