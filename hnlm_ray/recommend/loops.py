@@ -62,7 +62,13 @@ def load_llm_negatives(
         if hnlm.variant == "guarded":
             return LlmNegatives(guard=_guard(hnlm, text, interactions, signal))
         found = FalseNegatives(
-            interactions, text, hnlm.text_weight, hnlm.num_false_negatives, hnlm.grade_tau, hnlm.grade, seed
+            interactions,
+            text,
+            text_weight=hnlm.text_weight,
+            num_per_user=hnlm.num_false_negatives,
+            tau=hnlm.grade_tau,
+            weight=hnlm.grade,
+            seed=seed,
         )
         if hnlm.behaviour == "ease":
             found.choose(LinearScorer(interactions.train, _ease_weights(uris["dataset"], config.ease_reg)))

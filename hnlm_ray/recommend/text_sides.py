@@ -24,12 +24,12 @@ def text_of_items(item_text_emb: np.ndarray, interactions: Interactions, control
     The controls change the items' vectors, and the users' follow: `gaussian` noise, `shuffled` the vector of another
     item, `popularity-matched` that of an item about as popular. What they still bring is not the text's.
     """
-    return unit_rows(_controlled(item_text_emb.astype(np.float32), interactions, control, seed))
+    return _unit(_controlled(item_text_emb.astype(np.float32), interactions, control, seed))
 
 
 def sums_of_items(items_Ir: np.ndarray, train: UserItems) -> np.ndarray:
     """Users as the direction of the sum of what they took, float32 [U, r]; zero where none of it has text."""
-    return unit_rows(train.matrix @ items_Ir)
+    return _unit(train.matrix @ items_Ir)
 
 
 def nearest_similarity(items_Ir: np.ndarray, train: UserItems, user_ids: np.ndarray) -> np.ndarray:
@@ -38,8 +38,8 @@ def nearest_similarity(items_Ir: np.ndarray, train: UserItems, user_ids: np.ndar
     A user with two interests is near the items of both; the sum of all items lies between the two and is near neither.
     """
     rows, item_ids = train.entries(user_ids)
-    has_text = np.any(items_Ir != 0, axis=1)
-    rows, item_ids = rows[has_text[item_ids]], item_ids[has_text[item_ids]]
+    has_text = items_Ir[item_ids].any(axis=1)
+    rows, item_ids = rows[has_text], item_ids[has_text]
     out = np.zeros((len(user_ids), train.num_items), np.float32)
     for start in range(0, len(rows), _ENTRIES_PER_BLOCK):
         block = rows[start : start + _ENTRIES_PER_BLOCK]
@@ -49,10 +49,10 @@ def nearest_similarity(items_Ir: np.ndarray, train: UserItems, user_ids: np.ndar
         if start and rows[start - 1] == block[0]:  # this user began in the block before
             np.maximum(nearest[0], out[block[0]], out=nearest[0])
         out[found] = nearest
-    return out * has_text
+    return out
 
 
-def unit_rows(vectors: np.ndarray) -> np.ndarray:
+def _unit(vectors: np.ndarray) -> np.ndarray:
     """Each row at length 1; a zero row stays zero."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.float32(1e-12))
 
