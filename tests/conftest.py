@@ -1,8 +1,10 @@
 """What tests share: one Ray for the whole session, and where real data lies when it is there."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from hnlm_ray.runtime import RuntimeConfig, connected, set_environment
@@ -30,3 +32,19 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"no data sets in {SHARED_DATA}")
     return SHARED_DATA
+
+
+@pytest.fixture
+def ray_processes() -> Callable[[str], list[psutil.Process]]:
+    """Living processes of this process's own Ray whose title names a kind of actor, to be killed."""
+
+    def find(kind: str) -> list[psutil.Process]:
+        found = []
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):  # gone in the meantime, or a zombie
+                title = " ".join(process.cmdline())
+                if title.startswith("ray::") and kind in title:
+                    found.append(process)
+        return found
+
+    return find

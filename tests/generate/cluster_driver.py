@@ -81,6 +81,7 @@ def main(root: Path) -> None:
             reach(3)
             joined = up(add_node)
             nodes_at_work = reach(4)
+            wait_until(lambda: min(group.state()["in_flight"]) > 0, group.state)  # the next call is on its way
             calls_at_work = group.state()["in_flight"]
             shards_when_lost = len(many.outputs.names(".parquet"))
             cluster.remove_node(lost, allow_graceful=False)

@@ -2,7 +2,6 @@
 
 import itertools
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -104,7 +103,9 @@ def test_idle_engines_end_and_come_back(make_group: MakeGroup, tmp_path: Path) -
 
 
 @pytest.mark.timeout(400)
-def test_twenty_kills_change_nothing(make_group: MakeGroup, tmp_path: Path) -> None:
+def test_twenty_kills_change_nothing(
+    make_group: MakeGroup, ray_processes: Callable[[str], list[psutil.Process]], tmp_path: Path
+) -> None:
     """Engines, workers and drivers die at twenty seeded points of the work; the table equals that of a quiet run.
 
     The task begins with engines fed by Ray Data's workers, goes on from the driver, and ends by Ray Data again.
@@ -129,7 +130,7 @@ def test_twenty_kills_change_nothing(make_group: MakeGroup, tmp_path: Path) -> N
                 driver.wait(timeout=30)
                 driver = start_driver(root, num_rows, next(ways))
             else:
-                wait_for(lambda kind=kind: kill_one(kind, randomness), driver, root)
+                wait_for(lambda kind=kind: kill_one(ray_processes(kind), randomness), driver, root)
             assert len(list((root / "outputs").glob("part-*"))) < 60, f"{kind} was killed when the work was over"
         assert driver.wait(timeout=120) == 0, (root / "log").read_text()[-3000:]
     finally:
@@ -160,15 +161,8 @@ def wait_for(reached: Callable[[], bool], driver: Driver, root: Path) -> None:
         time.sleep(0.02)
 
 
-def kill_one(kind: str, randomness: random.Random) -> bool:
-    """SIGKILL one actor process of our own Ray whose title names `kind`; False where there is none just now."""
-    processes = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            if f"ray::{kind}" in " ".join(process.cmdline()):
-                processes.append(process)
-        except psutil.NoSuchProcess:
-            continue
+def kill_one(processes: list[psutil.Process], randomness: random.Random) -> bool:
+    """SIGKILL one of them; False where there is none just now."""
     if processes:
-        randomness.choice(processes).send_signal(signal.SIGKILL)
+        randomness.choice(processes).kill()
     return bool(processes)

@@ -2,11 +2,9 @@
 
 import json
 import math
-import os
-import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -227,7 +225,9 @@ def test_gpu_settings_reach_the_engine(group: EngineGroup) -> None:
     assert (arguments["tensor_parallel_size"], arguments["gpu_memory_utilization"]) == (1, 0.35)
 
 
-def test_a_killed_engine_changes_nothing(group: EngineGroup, tmp_path: Path) -> None:
+def test_a_killed_engine_changes_nothing(
+    group: EngineGroup, ray_processes: Callable[[str], list[psutil.Process]], tmp_path: Path
+) -> None:
     titles = [" ".join(np.random.default_rng(n).choice(WORDS, 5)) for n in range(96)]
     llm = LLMConfig(max_num_seqs=32)
 
@@ -244,10 +244,9 @@ def test_a_killed_engine_changes_nothing(group: EngineGroup, tmp_path: Path) -> 
     def kill_in_the_middle() -> None:
         while not list(shards.glob("part-*")):
             time.sleep(0.01)
-        for process in psutil.Process(os.getpid()).children(recursive=True):
-            if "ray::EngineHost" in " ".join(process.cmdline()):
-                process.send_signal(signal.SIGKILL)
-                killed.set()
+        for process in ray_processes("EngineHost"):
+            process.kill()
+            killed.set()
 
     thread = threading.Thread(target=kill_in_the_middle)
     thread.start()
