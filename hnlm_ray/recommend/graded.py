@@ -30,6 +30,9 @@ class FalseNegatives:
     """Unit vectors of the items' texts, float32 [I, r]; None: behaviour alone, the control `window-only`"""
     text_weight: float
     """Standard deviations of the behavioural score that one of the similarity in text is worth"""
+    popularity_discount: float
+    """Standard deviations of the score that an item loses per e-fold of its popularity: what everybody takes says
+    little about this user"""
     num_per_user: int
     """T"""
     tau: float
@@ -46,11 +49,12 @@ class FalseNegatives:
         """Choose them anew by these scores, a block of users at a time."""
         data = self.interactions
         num_per_user = min(self.num_per_user, data.num_items)
+        discounts = np.float32(self.popularity_discount) * np.log1p(data.train.item_counts).astype(np.float32)
         self.item_ids = np.empty((data.num_users, num_per_user), np.int32)
         self.chances = np.empty((data.num_users, num_per_user), np.float32)
         for start in range(0, data.num_users, _USERS_PER_BLOCK):
             user_ids = np.arange(start, min(start + _USERS_PER_BLOCK, data.num_users))
-            scores = standardised(behaviour.scores(user_ids).numpy())
+            scores = standardised(behaviour.scores(user_ids).numpy()) - discounts
             if self.text is not None:
                 by_text = standardised(nearest_similarity(self.text, data.train, user_ids))
                 by_text *= np.float32(self.text_weight)

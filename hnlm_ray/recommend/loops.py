@@ -65,6 +65,7 @@ def load_llm_negatives(
             interactions,
             text,
             text_weight=hnlm.text_weight,
+            popularity_discount=hnlm.popularity_discount,
             num_per_user=hnlm.num_false_negatives,
             tau=hnlm.grade_tau,
             weight=hnlm.grade,

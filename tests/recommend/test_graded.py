@@ -21,7 +21,7 @@ USER_EMB, ITEM_EMB = (RNG.standard_normal((count, 8)).astype(np.float32) for cou
 
 
 def found(data: Interactions, text: np.ndarray | None, weight: float = 0.5, **settings: Any) -> FalseNegatives:
-    values = {"text_weight": 100.0, "num_per_user": 5, "tau": 1.0, "seed": 0} | settings
+    values = {"text_weight": 100.0, "popularity_discount": 0.0, "num_per_user": 5, "tau": 1.0, "seed": 0} | settings
     vectors = None if text is None else text_of_items(text, data, "none", 0)
     false_negatives = FalseNegatives(data, vectors, weight=weight, **values)
     false_negatives.choose_by_model(USER_EMB, ITEM_EMB)
@@ -56,6 +56,20 @@ def test_without_text_behaviour_decides() -> None:
     np.testing.assert_array_equal(found(data, text, text_weight=0.0).item_ids, alone)
 
 
+def test_popularity_is_discounted() -> None:
+    """Per e-fold of 1 + n as many standard deviations as asked, so that at last rarity alone decides."""
+    data, _ = shop()
+    scores = USER_EMB @ ITEM_EMB.T
+    scores = (scores - scores.mean(1, keepdims=True)) / scores.std(1, keepdims=True)
+    scores -= 2 * np.log1p(np.bincount(data.item_ids, minlength=NUM_ITEMS))
+    scores[data.user_ids, data.item_ids] = -np.inf
+    discounted = found(data, None, popularity_discount=2.0).item_ids
+    np.testing.assert_array_equal(discounted, np.argsort(-scores, axis=1)[:, :5])
+    rarest = found(data, None, popularity_discount=1e4, num_per_user=1).item_ids[:, 0]
+    unseen = np.where(np.isfinite(scores), data.train.item_counts, NUM_USERS)
+    np.testing.assert_array_equal(data.train.item_counts[rarest], unseen.min(axis=1))
+
+
 def test_an_item_without_text_is_judged_by_behaviour() -> None:
     data, text = shop()
     text[7] = 0
@@ -63,7 +77,7 @@ def test_an_item_without_text_is_judged_by_behaviour() -> None:
     user = next(user for user in range(1, NUM_USERS, 2) if 7 not in data.train.of(user))
     emb = USER_EMB.copy()
     emb[user] = 50 * ITEM_EMB[7]
-    false_negatives = FalseNegatives(data, vectors, 0.5, 1, 1.0, 0.5, 0)
+    false_negatives = FalseNegatives(data, vectors, 0.5, 0.0, 1, 1.0, 0.5, 0)
     false_negatives.choose_by_model(emb, ITEM_EMB)
     assert false_negatives.item_ids[user, 0] == 7
 
@@ -85,7 +99,7 @@ def test_text_goes_by_the_nearest_of_the_items_that_the_user_took() -> None:
 def test_a_user_who_has_nearly_everything_draws_the_positive_where_none_is_left() -> None:
     items = np.tile(np.arange(4), 2)[:7]
     data = Interactions.from_arrays((np.repeat([0, 1], 4)[:7], items), 2, 4)
-    false_negatives = FalseNegatives(data, None, 0.0, 3, 1.0, 0.5, 0)
+    false_negatives = FalseNegatives(data, None, 0.0, 0.0, 3, 1.0, 0.5, 0)
     false_negatives.choose_by_model(USER_EMB[:2], ITEM_EMB[:4])
     assert (false_negatives.item_ids[0] == -1).all()
     assert false_negatives.item_ids[1].tolist() == [3, -1, -1]
@@ -109,7 +123,7 @@ def test_the_nearest_is_found_across_blocks() -> None:
 @pytest.mark.parametrize("tau", [0.5, 1e6])
 def test_the_surer_one_is_drawn_more_often(tau: float) -> None:
     data = Interactions.from_arrays((np.zeros(20_000, int), np.arange(20_000)), 1, 20_003)
-    false_negatives = FalseNegatives(data, None, 0.0, 3, tau, 0.5, 0)
+    false_negatives = FalseNegatives(data, None, 0.0, 0.0, 3, tau, 0.5, 0)
     item_emb = np.linspace(0, 1, 20_003, dtype=np.float32)[:, None]
     item_emb[-2:] += [[3.0], [3.3]]
     false_negatives.choose_by_model(np.ones((1, 1), np.float32), item_emb)
