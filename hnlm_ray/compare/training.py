@@ -34,6 +34,8 @@ class _Trained:
     valid: float
     trainer: Trainer | None
     """None: solved in closed form"""
+    solve_s: float = 0.0
+    """Seconds that took; a trainer counts its own"""
 
 
 def train_and_judge(job: dict[str, Any]) -> str:
@@ -73,12 +75,14 @@ def _train(run: RunSpec, config: RunConfig, data: Interactions, out: Folder) -> 
     train = config.train
     if train.model in CLOSED_FORM_MODELS:
         torch.set_num_threads(run.num_threads)
+        started = time.perf_counter()
         tensors = solve(train, data.train, load_text(run.artifacts, data))
+        solve_s = time.perf_counter() - started
         scorer = RecommenderArtifact(tensors, {}, data.train).scorer()
         users = np.flatnonzero(data.valid.counts > 0)
         k = int(train.monitor.partition("@")[2])
         means = evaluate(scorer, data.train, data.valid, (k,), _USERS_PER_BLOCK, users).mean()
-        return _Trained(tensors, means[train.monitor], None)
+        return _Trained(tensors, means[train.monitor], None, solve_s)
     trainer = trainer_on(run.artifacts, train, run.seed, Checkpoint(out), run.num_threads)
     tensors = trainer.fit()
     return _Trained(tensors, max(0.0, trainer.state.best_metric), trainer)
@@ -87,7 +91,13 @@ def _train(run: RunSpec, config: RunConfig, data: Interactions, out: Folder) -> 
 def _convergence(trained: _Trained, config: RunConfig) -> dict[str, Any]:
     """Epochs, seconds of training without validation, and both up to 95 % of the best validation."""
     if trained.trainer is None:
-        return {"epochs": 0, "training_s": 0.0, "epochs_to_95": 0, "seconds_to_95": 0.0, "curve": []}
+        return {
+            "epochs": 0,
+            "training_s": trained.solve_s,
+            "epochs_to_95": 0,
+            "seconds_to_95": trained.solve_s,
+            "curve": [],
+        }
     history, monitor = trained.trainer.state.history, config.train.monitor
     seconds = np.cumsum([entry["seconds"] for entry in history])
     curve = [[entry["epoch"], entry["valid"][monitor]] for entry in history if "valid" in entry]

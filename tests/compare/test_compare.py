@@ -92,6 +92,7 @@ def test_every_row_has_its_runs(runs: Runs, results: dict[str, Any]) -> None:
         assert found["seeds"] == [0, 1]
         assert 0 < found["mean"]["recall@20"] <= 1
         assert found["cost"]["shared_s"] > 0
+        assert found["cost"]["training_s"] > 0, "one that is solved in closed form takes its time too"
     assert results["data_fingerprint"] == runs.shared(runs.config)["ingest"]
 
 
