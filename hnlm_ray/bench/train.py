@@ -182,7 +182,16 @@ def _llm_negatives(data: Interactions, seed: int) -> LlmNegatives:
     row_of_pair = rng.integers(0, num_vectors, data.num_pairs).astype(np.int32)
     pool = rng.integers(0, data.num_items, (data.num_pairs, POOL_SIZE)).astype(np.int32)
     texts = rng.standard_normal((data.num_users + data.num_items, VECTOR_DIM), np.float32)
-    false_negatives = FalseNegatives(data, None, 0.0, 0.0, POOL_SIZE, 1.0, 0.5, seed)
+    false_negatives = FalseNegatives(
+        data,
+        text=None,
+        text_weight=0.0,
+        popularity_discount=0.0,
+        num_per_user=POOL_SIZE,
+        tau=1.0,
+        weight=0.5,
+        seed=seed,
+    )
     false_negatives.item_ids = rng.integers(0, data.num_items, (data.num_users, POOL_SIZE)).astype(np.int32)
     false_negatives.chances = np.tile(np.linspace(1 / POOL_SIZE, 1, POOL_SIZE, dtype=np.float32), (data.num_users, 1))
     return LlmNegatives(

@@ -177,8 +177,8 @@ class HnlmConfig(Section):
     """omega of `graded`: standard deviations of the user's scores by behaviour that one of the similarity between the
     item and the nearest one that the user took counts; 0 is the control `window-only`."""
     popularity_discount: float = Field(default=0.0, ge=0)
-    """pi of `graded`: standard deviations of that score that an item loses per e-fold of its popularity; with 0
-    popular items are named for everybody, and the rarest items lose."""
+    """pi of `graded`: standard deviations of that score that an item loses per e-fold of its popularity, since
+    what everybody takes says little about a user; 0 discounts nothing."""
     refresh_every: int = Field(default=0, ge=0)
     """Every this many epochs windows, and the likely false negatives of `graded`, are scored again with the current
     model; 0 = never."""

@@ -20,10 +20,21 @@ RNG = np.random.default_rng(3)
 USER_EMB, ITEM_EMB = (RNG.standard_normal((count, 8)).astype(np.float32) for count in (NUM_USERS, NUM_ITEMS))
 
 
-def found(data: Interactions, text: np.ndarray | None, weight: float = 0.5, **settings: Any) -> FalseNegatives:
-    values = {"text_weight": 100.0, "popularity_discount": 0.0, "num_per_user": 5, "tau": 1.0, "seed": 0} | settings
+def not_chosen(data: Interactions, text: np.ndarray | None, **settings: Any) -> FalseNegatives:
+    defaults = {
+        "text_weight": 100.0,
+        "popularity_discount": 0.0,
+        "num_per_user": 5,
+        "tau": 1.0,
+        "weight": 0.5,
+        "seed": 0,
+    }
     vectors = None if text is None else text_of_items(text, data, "none", 0)
-    false_negatives = FalseNegatives(data, vectors, weight=weight, **values)
+    return FalseNegatives(data, vectors, **(defaults | settings))
+
+
+def found(data: Interactions, text: np.ndarray | None, **settings: Any) -> FalseNegatives:
+    false_negatives = not_chosen(data, text, **settings)
     false_negatives.choose_by_model(USER_EMB, ITEM_EMB)
     return false_negatives
 
@@ -73,11 +84,10 @@ def test_popularity_is_discounted() -> None:
 def test_an_item_without_text_is_judged_by_behaviour() -> None:
     data, text = shop()
     text[7] = 0
-    vectors = text_of_items(text, data, "none", 0)
     user = next(user for user in range(1, NUM_USERS, 2) if 7 not in data.train.of(user))
     emb = USER_EMB.copy()
     emb[user] = 50 * ITEM_EMB[7]
-    false_negatives = FalseNegatives(data, vectors, 0.5, 0.0, 1, 1.0, 0.5, 0)
+    false_negatives = not_chosen(data, text, text_weight=0.5, num_per_user=1)
     false_negatives.choose_by_model(emb, ITEM_EMB)
     assert false_negatives.item_ids[user, 0] == 7
 
@@ -99,7 +109,7 @@ def test_text_goes_by_the_nearest_of_the_items_that_the_user_took() -> None:
 def test_a_user_who_has_nearly_everything_draws_the_positive_where_none_is_left() -> None:
     items = np.tile(np.arange(4), 2)[:7]
     data = Interactions.from_arrays((np.repeat([0, 1], 4)[:7], items), 2, 4)
-    false_negatives = FalseNegatives(data, None, 0.0, 0.0, 3, 1.0, 0.5, 0)
+    false_negatives = not_chosen(data, None, num_per_user=3)
     false_negatives.choose_by_model(USER_EMB[:2], ITEM_EMB[:4])
     assert (false_negatives.item_ids[0] == -1).all()
     assert false_negatives.item_ids[1].tolist() == [3, -1, -1]
@@ -123,7 +133,7 @@ def test_the_nearest_is_found_across_blocks() -> None:
 @pytest.mark.parametrize("tau", [0.5, 1e6])
 def test_the_surer_one_is_drawn_more_often(tau: float) -> None:
     data = Interactions.from_arrays((np.zeros(20_000, int), np.arange(20_000)), 1, 20_003)
-    false_negatives = FalseNegatives(data, None, 0.0, 0.0, 3, tau, 0.5, 0)
+    false_negatives = not_chosen(data, None, num_per_user=3, tau=tau)
     item_emb = np.linspace(0, 1, 20_003, dtype=np.float32)[:, None]
     item_emb[-2:] += [[3.0], [3.3]]
     false_negatives.choose_by_model(np.ones((1, 1), np.float32), item_emb)
@@ -139,7 +149,7 @@ def test_the_loss_ranks_them_above_the_negative(kind: str) -> None:
     batch = batch_of(data)
     losses = {}
     for weight in (0.0, 0.5, 1.0):
-        run = trainer(data, found(data, text, weight), loss={"kind": kind})
+        run = trainer(data, found(data, text, weight=weight), loss={"kind": kind})
         losses[weight] = float(run.objective(batch).detach())
     assert losses[0.5] > losses[0.0]
     assert losses[1.0] - losses[0.5] == pytest.approx(losses[0.5] - losses[0.0], rel=1e-3)
@@ -166,7 +176,7 @@ def test_training_recommends_more_of_what_text_names_than_the_base_sampler() -> 
     own = own_half(np.arange(NUM_ITEMS)[None, :])
     hits = []
     for weight in (0.0, 1.0):
-        tensors = trainer(data, found(data, text, weight), epochs=10, lr=0.02).fit()
+        tensors = trainer(data, found(data, text, weight=weight), epochs=10, lr=0.02).fit()
         scores = tensors["user_emb"] @ tensors["item_emb"].T
         scores[data.user_ids, data.item_ids] = -np.inf
         top = np.argsort(-scores, axis=1)[:, :5]
