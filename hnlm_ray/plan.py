@@ -157,12 +157,14 @@ def _rows(stage: str, config: RunConfig, counts: dict[str, Any]) -> str:
     embedded = pairs if cap is None or pairs is None or users is None else min(pairs, users * cap)
     prompts = users + items if users is not None and items is not None else None
     writes = config.llm.engine != "none"
+    learnt = f"at most {config.finetune.max_triplets or 'all'} triplets"
+    learnt = at_most(users, "users' items") if config.finetune.loss == "taste" else learnt
     rows = {
         "ingest": at_most(pairs, "interactions"),
         "signal": f"{config.signal.epochs} epochs at most",
         "profile": at_most(prompts, "prompts (items and users)" if writes else "composed texts, no prompts"),
         "negative": at_most(asked, "prompts (user-item pairs)") if writes else at_most(items, "items, no prompts"),
-        "finetune": f"{config.finetune.epochs} epochs over at most {config.finetune.max_triplets or 'all'} triplets",
+        "finetune": f"{config.finetune.epochs} epochs over {learnt}",
         "embed": at_most(embedded, "texts (training pairs)") if cap != 0 else at_most(items, "texts (items)"),
         "text": at_most(prompts if config.text.source == "profiles" else items, "texts"),
         "train": f"{config.train.epochs} epochs at most",

@@ -83,7 +83,7 @@ def make_job(folder: Path, num_pairs: int, seed: int) -> Any:
     out.write_table("triplets/part-00000.parquet", triplets)
     write_candidates(PairTexts(sources, spec.template), config, seed, out)
     values = config.model_dump(mode="json")
-    return TrainJob(out.child("triplets").uri, out.uri, out.uri, values, spec.as_json(), seed)
+    return TrainJob(out.child("triplets").uri, out.uri, out.uri, sources.as_json(), values, spec.as_json(), seed)
 
 
 @contextmanager
@@ -109,8 +109,9 @@ class OurLoop:
         from hnlm_ray.finetune.trainer import Trainer
 
         self.trainer = Trainer(job)
-        triplets, size = self.trainer.triplets, self.trainer.config.batch_size
-        self.batches = epoch_batches(self.trainer.train_rows, triplets.queries.lengths, size, job.seed, 0)
+        self.objective: Any = self.trainer.objective
+        size = self.trainer.config.batch_size
+        self.batches = epoch_batches(self.objective.train_rows, self.objective.lengths, size, job.seed, 0)
         self._next = cycle(self.batches)
         self.losses: list[float] = []
 
@@ -121,11 +122,11 @@ class OurLoop:
         for batch in batches:
             self.losses.append(self.step(batch))
         seconds = time.perf_counter() - started
-        return sum(self.trainer.triplets.num_tokens(batch) for batch in batches) / seconds
+        return sum(self.objective.triplets.num_tokens(batch) for batch in batches) / seconds
 
     def step(self, batch: np.ndarray) -> float:
         """One optimizer step."""
-        loss = self.trainer.train_step(batch)
+        loss, _ = self.trainer.train_step(batch)
         self.trainer.state.num_steps = 0  # the learning rate is not what is measured
         return loss
 
@@ -151,7 +152,7 @@ class PlainLoop(OurLoop):
 
         from hnlm_ray.finetune.loss import pairwise_loss
 
-        query, items = self.trainer.chunk(batch)
+        query, items = self.objective.chunk(batch)
         q_bd, pn_bd = self.model(query, items)
         loss = pairwise_loss(q_bd, pn_bd[: len(batch)], pn_bd[len(batch) :], self.trainer.config.tau)
         loss.backward()

@@ -7,7 +7,6 @@ import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
 from hnlm_ray.finetune.encoder import token_ids
-from hnlm_ray.finetune.triplets import pair_hash
 
 _BUCKET_BATCHES = 16
 """Batches whose rows are sorted by length together: less padding with little loss of shuffling."""
@@ -82,9 +81,8 @@ class Triplets:
         )
 
 
-def split_rows(table: pa.Table, fraction: float, max_rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows for training and for validation, by a hash of the pair: at least one each, at most `max_rows` held out."""
-    draw = pair_hash(table["user_id"].to_numpy(), table["item_id"].to_numpy(), seed + 1)
+def split_rows(draw: np.ndarray, fraction: float, max_rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to train and to validate on by the number drawn for each; at least one each, `max_rows` held out at most."""
     order = np.argsort(draw, kind="stable")
     num_held_out = min(max(1, round(fraction * len(order))), max_rows, len(order) - 1)
     return np.sort(order[num_held_out:]), np.sort(order[:num_held_out])

@@ -39,7 +39,7 @@ Percentile = Annotated[float, Field(ge=0, le=1)]
 
 
 class FinetuneConfig(Section):
-    """Triplets of texts (q, p, n) and the contrastive training on them (METHOD.md section 3)."""
+    """What the encoder learns from, triplets of texts (q, p, n) or users' items, and how (METHOD.md section 3)."""
 
     context: Literal["neighbors", "numbers", "none"] = "neighbors"
     """The collaborative context in q: titles of CF neighbours, the paper's vectors printed as numbers, or nothing."""
@@ -53,8 +53,12 @@ class FinetuneConfig(Section):
     """Nearest catalogue items of the positive that join the grounded LLM negatives as candidates for p."""
     max_triplets: int | None = Field(default=20_000, ge=1)
     """About so many training pairs, drawn by the seed, are given a triplet; null: all of them."""
-    loss: Literal["pairwise", "infonce"] = "pairwise"
-    """'pairwise': logistic over all (q_a, p_a) against n_b; 'infonce': softmax with the other p_b and all n_b."""
+    loss: Literal["pairwise", "infonce", "taste"] = "pairwise"
+    """'pairwise': logistic over all (q_a, p_a) against n_b; 'infonce': softmax with the other p_b and all n_b. 'taste':
+    no triplets are learnt, a user's items are to lie near each other, which is what `guarded` and `graded` read;
+    triplets are made of held-out users alone, to measure the tune by."""
+    max_items_per_user: int = Field(default=20, ge=2)
+    """Of a user with more, so many items are drawn anew in every step, with loss 'taste'."""
     tau: float = Field(default=0.05, gt=0)
     """Temperature of the loss."""
     method: Literal["lora", "full"] = "lora"
@@ -70,13 +74,14 @@ class FinetuneConfig(Section):
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are clipped to this norm."""
     epochs: int = Field(default=2, ge=0)
-    """Passes over the training triplets; 0 = the control `base-llm`: the encoder stays as it came."""
+    """Passes over the training triplets or users; 0 = the control `base-llm`: the encoder stays as it came."""
     patience: int | None = Field(default=None, ge=1)
     """Stop after so many epochs without a better validation loss; null: never early."""
     batch_size: int = Field(default=64, ge=2)
-    """Triplets per step over all workers: every n of the batch is a negative of every q."""
+    """Triplets per step over all workers: every n of the batch is a negative of every q. Users, with loss 'taste'."""
     chunk_size: int | None = Field(default=None, ge=1)
-    """Triplets per forward pass (GradCache): the same gradients with the memory of a small batch; null: all at once."""
+    """Triplets per forward pass (GradCache), items with loss 'taste': the same gradients with the memory of a small
+    batch; null: all at once."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the encoder while training; 'auto': bf16 where the hardware computes in it, else fp32."""
     gradient_checkpointing: bool = False
@@ -84,11 +89,11 @@ class FinetuneConfig(Section):
     zero_stage: Literal[0, 1, 2, 3] = 2
     """What DeepSpeed shards over the workers: 1 optimizer state, 2 and gradients, 3 and parameters."""
     validation_fraction: float = Field(default=0.05, gt=0, le=0.5)
-    """Share of the triplets that is kept for validation loss, retrieval accuracy and the choice of the best epoch."""
+    """Share of the triplets, or users, that is kept for validation loss, accuracy and the choice of the best epoch."""
     max_validation_triplets: int = Field(default=500, ge=1)
     """At most so many of them."""
     num_retrieval_candidates: int = Field(default=1000, ge=2)
-    """Does q find its p among so many items?"""
+    """Does q find its p, or the rest of a user's items each of them, among so many items?"""
     checkpoint_interval_s: float = operational(60.0, gt=0)
     """Seconds between checkpoints inside an epoch."""
 

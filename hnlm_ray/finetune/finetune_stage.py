@@ -1,4 +1,4 @@
-"""Stage `finetune`: triplets by Ray Data, LoRA training by Ray Train and DeepSpeed, adapter and merged model."""
+"""Stage `finetune`: triplets by Ray Data, training by Ray Train and DeepSpeed, adapter and merged model."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +8,7 @@ import pyarrow as pa
 from hnlm_ray.distributed import run_training
 from hnlm_ray.finetune.encoder import make_spec
 from hnlm_ray.finetune.pairs import PairTexts, Sources
+from hnlm_ray.finetune.taste_objective import split_users, told_items
 from hnlm_ray.finetune.texts import TextTemplate
 from hnlm_ray.finetune.trainer import TrainJob, finetune_loop
 from hnlm_ray.finetune.triplet_dataset import write_candidates, write_triplets
@@ -24,12 +25,15 @@ def run(ctx: "StageContext") -> dict[str, Any]:
     out, config = ctx.out("finetune"), ctx.config.finetune
     spec = make_spec(ctx.config.encoder, template_of(ctx))
     sources = sources_of(ctx)
-    counts = write_triplets(sources, spec.template, config, ctx.config.seed, out)
-    write_candidates(PairTexts(sources, spec.template), config, ctx.config.seed, out)
+    texts = PairTexts(sources, spec.template)
+    held_out = split_users(told_items(texts), config, ctx.config.seed)[1] if config.loss == "taste" else None
+    counts = write_triplets(sources, spec.template, config, ctx.config.seed, out, held_out)
+    write_candidates(texts, config, ctx.config.seed, out)
     job = TrainJob(
         triplets=out.child("triplets").uri,
         candidates=out.uri,
         out=out.uri,
+        sources=sources.as_json(),
         config=config.model_dump(mode="json"),
         spec=spec.as_json(),
         seed=ctx.config.seed,
@@ -37,8 +41,9 @@ def run(ctx: "StageContext") -> dict[str, Any]:
     run_training(finetune_loop, vars(job), runtime=ctx.config.runtime, out=out, name="finetune", progress=ctx.progress)
     history = out.read_json("history.json")
     before, best = history["epochs"][0], history["epochs"][history["best_epoch"]]
+    learnt = f"{history['num_train']} users" if config.loss == "taste" else f"{counts['num_triplets']} triplets"
     return {
-        "headline": f"{counts['num_triplets']} triplets, {history['num_steps']} steps, "
+        "headline": f"{learnt}, {history['num_steps']} steps, "
         f"accuracy@10 {before['accuracy@10']:.3f} -> {best['accuracy@10']:.3f}",
         **counts,
         "training": history,

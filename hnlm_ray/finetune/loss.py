@@ -1,4 +1,4 @@
-"""L_SFT (METHOD.md section 3) and InfoNCE on triplet embeddings, with negatives from all ranks.
+"""L_SFT and InfoNCE on triplet embeddings, with negatives from all ranks, and the loss of taste (METHOD.md section 3).
 
 B triplets of the global batch, b of this rank, d dimension; all embeddings have unit norm, so a dot product is
 a cosine. `triplet_loss` returns this rank's loss; the mean over ranks is the loss of the global batch, and averaging
@@ -70,6 +70,18 @@ def infonce_loss(
     negative_bm = (q_bd @ others_md.T).masked_fill(same_bm, float("-inf"))
     logits = torch.cat([positive_b1, negative_bm], dim=1) / tau
     return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
+
+
+def taste_loss(
+    rest_nd: Tensor, items_md: Tensor, columns_n: Tensor, left_out_nm: Tensor, log_popularity_m: Tensor, tau: float
+) -> Tensor:
+    """Cross-entropy of each pair's item, at `columns_n`, against all m items by the cosine with the rest of its user.
+
+    Logits are lowered by log popularity, since popular items are in a batch more often (Yi et al., 2019).
+    `left_out_nm`: what is no negative of a pair.
+    """
+    logits = rest_nd @ items_md.T / tau - log_popularity_m
+    return F.cross_entropy(logits.masked_fill(left_out_nm, float("-inf")), columns_n)
 
 
 def triplet_loss(

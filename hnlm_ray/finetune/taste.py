@@ -2,7 +2,7 @@
 
 L_SFT makes z point at hard negatives. To tell the false ones among them, text must also say what a user *would* take:
 here a square matrix on top of the tuned vectors, trained so that the sum of a user's items lies near each of them, that
-item itself left out of the sum.
+item itself left out of the sum. It costs seconds; `finetune.loss: taste` teaches the same to the encoder itself.
 
 I items, U users, d width of a vector, B pairs of a step.
 """
@@ -12,14 +12,15 @@ import torch
 import torch.nn.functional as F
 
 from hnlm_ray.finetune.config import TasteConfig
+from hnlm_ray.finetune.loss import taste_loss
 from hnlm_ray.recommend.interactions import UserItems
 
 
 def fit_taste(item_text_emb: np.ndarray, train: UserItems, config: TasteConfig, seed: int) -> np.ndarray:
     """Vectors of unit norm in which the sum of a user's items is the user, float32 [I, d]; zero rows stay zero.
 
-    InfoNCE over the items of a batch, each logit lowered by the log of its popularity (Yi et al., 2019), since popular
-    items are in a batch more often. Users with one item have nothing left when it is left out: they do not train.
+    InfoNCE over the items of a batch, corrected for popularity. Users with one item have nothing left when it is left
+    out: they do not train.
     """
     items_Id = torch.from_numpy(item_text_emb.astype(np.float32))
     pairs = _trainable(item_text_emb, train)
@@ -65,7 +66,6 @@ def _loss(
     tau: float,
 ) -> torch.Tensor:
     users, items = F.normalize(rest_Bd @ matrix, dim=-1), F.normalize(items_Bd @ matrix, dim=-1)
-    logits_BB = users @ items.T / tau - log_popularity[item_ids]
     again = item_ids[:, None] == item_ids[None, :]  # the same item elsewhere in the batch is not a negative
     again.fill_diagonal_(False)
-    return F.cross_entropy(logits_BB.masked_fill(again, -torch.inf), torch.arange(len(item_ids)))
+    return taste_loss(users, items, torch.arange(len(item_ids)), again, log_popularity[item_ids], tau)

@@ -1,6 +1,6 @@
 """The fine-tune loop: runs on every Ray Train worker (or in the driver) with DeepSpeed around encoder and optimizer.
 
-b triplets of this rank, B of the global batch, d dimension.
+What is learnt, from which rows and by which loss, is the objective's.
 """
 
 import math
@@ -11,15 +11,13 @@ from typing import Any
 
 import deepspeed
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hnlm_ray.distributed import rank, report, world_size
-from hnlm_ray.errors import UserError
 from hnlm_ray.finetune import checkpoint
-from hnlm_ray.finetune.batches import Texts, Triplets, epoch_batches, split_rows
+from hnlm_ray.finetune.batches import epoch_batches
 from hnlm_ray.finetune.checkpoint import TrainState
 from hnlm_ray.finetune.config import FinetuneConfig
 from hnlm_ray.finetune.encoder import (
@@ -27,13 +25,14 @@ from hnlm_ray.finetune.encoder import (
     fast_dtype,
     load_tokenizer,
     make_encoder,
-    pad_batch,
 )
 from hnlm_ray.finetune.export import NUM_PARITY_ROWS, write_models
-from hnlm_ray.finetune.gradcache import Chunk, cached_loss
-from hnlm_ray.finetune.loss import triplet_loss
+from hnlm_ray.finetune.gradcache import cached_loss
+from hnlm_ray.finetune.objective import Objective
+from hnlm_ray.finetune.pairs import PairTexts, Sources
 from hnlm_ray.finetune.spec import EncoderSpec
-from hnlm_ray.finetune.validation import Validation
+from hnlm_ray.finetune.taste_objective import TasteObjective
+from hnlm_ray.finetune.triplet_objective import TripletObjective
 from hnlm_ray.store import Folder
 
 
@@ -44,7 +43,9 @@ class TrainJob:
     triplets: str
     out: str
     candidates: str
-    """Folder with `candidates.parquet`: texts that q has to find its p among."""
+    """Folder with `candidates.parquet`: texts that a query has to find its item among."""
+    sources: dict[str, str]
+    """`Sources`: training pairs and item texts, for the loss `taste`."""
     config: dict[str, Any]
     spec: dict[str, Any]
     seed: int
@@ -59,7 +60,7 @@ def finetune_loop(job_values: dict[str, Any]) -> None:
     trainer = Trainer(job)
     history = trainer.fit()
     if rank() == 0:
-        texts = trainer.parity_texts()
+        texts = trainer.objective.parity_texts(NUM_PARITY_ROWS)
         proof = write_models(trainer.spec, trainer.config, job.seed, out, texts, trainer.device, trainer.dtype)
         out.write_json("history.json", history | {"adapter": proof})
     if world_size() > 1:
@@ -102,7 +103,7 @@ class Trainer:
         on_gpu = torch.cuda.is_available()
         self.device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
         self.dtype = fast_dtype(self.device.type) if self.config.precision == "auto" else _DTYPES[self.config.precision]
-        self._load_data()
+        self.objective = self._objective()
         model = make_encoder(self.spec, self.config, torch.float32, job.seed)
         if self.config.gradient_checkpointing:
             backbone: Any = model.backbone
@@ -123,39 +124,31 @@ class Trainer:
         if resumed:
             checkpoint.restore_optimizer(self.engine, resumed[1], self.state.num_steps)
 
-    def _load_data(self) -> None:
-        tokenizer = load_tokenizer(encoder_source(self.spec.base_model))
-        self.pad_id: int = tokenizer.pad_token_id
-        columns = ["user_id", "item_id", "hard_item_id", "q", "p", "n"]
-        table = Folder(self.job.triplets).read_table(columns=columns)
-        table = table.sort_by([("user_id", "ascending"), ("item_id", "ascending")])
-        if len(table) < 2:
-            raise UserError(
-                f"only {len(table)} triplets: too few training pairs have a candidate inside finetune.window="
-                f"{list(self.config.window)}; widen it, or raise finetune.num_semantic_candidates or max_triplets"
+    def _objective(self) -> Objective:
+        job, config, spec = self.job, self.config, self.spec
+        tokenizer = load_tokenizer(encoder_source(spec.base_model))
+        triplets = Folder(job.triplets).read_table(columns=["user_id", "item_id", "hard_item_id", "q", "p", "n"])
+        candidates = Folder(job.candidates).read_table("candidates.parquet")
+        objective: TasteObjective | TripletObjective
+        if config.loss == "taste":
+            texts = PairTexts(Sources(**job.sources), spec.template)
+            candidate_ids = candidates["item_id"].to_numpy()
+            objective = TasteObjective(texts, candidate_ids, tokenizer, config, job.seed, self.device)
+            held_out = triplets  # there are none but those of held-out users
+        else:
+            objective = TripletObjective(
+                triplets, candidates, tokenizer, config, config.loss, spec.max_length, job.seed, self.device
             )
-        self.triplets = Triplets.tokenize(table, tokenizer, self.spec.max_length)
-        self.train_rows, held_out = split_rows(
-            table, self.config.validation_fraction, self.config.max_validation_triplets, self.job.seed
-        )
-        self._queries = table["q"]
+            held_out = objective.held_out_triplets()
         if rank() == 0:
-            kept = table.select(["user_id", "item_id", "hard_item_id", "q"]).take(pa.array(held_out))
+            kept = held_out.select(["user_id", "item_id", "hard_item_id", "q"])
             self.out.write_table("validation.parquet", kept)
-        candidates = Folder(self.job.candidates).read_table("candidates.parquet")
-        self.validation = Validation(
-            self.triplets,
-            held_out,
-            Texts.tokenize(tokenizer, candidates["text"].to_pylist(), self.spec.max_length),
-            candidates["item_id"].to_numpy(),
-            self.config,
-            self.pad_id,
-        )
+        return objective
 
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps of an epoch."""
-        return max(1, len(self.train_rows) // self.config.batch_size)
+        return max(1, len(self.objective.train_rows) // self.config.batch_size)
 
     def fit(self) -> dict[str, Any]:
         """Train until the last epoch or until validation no longer improves; returns the history."""
@@ -165,25 +158,18 @@ class Trainer:
             self._train_epoch()
         return self._summary()
 
-    def parity_texts(self) -> list[str]:
-        """q in words, those of held-out triplets first: what an engine is compared on."""
-        rows = np.concatenate([self.validation.rows, self.train_rows])[:NUM_PARITY_ROWS]
-        texts: list[str] = self._queries.take(pa.array(rows)).to_pylist()
-        return texts
-
     def _train_epoch(self) -> None:
         state = self.state
-        batches = epoch_batches(
-            self.train_rows, self.triplets.queries.lengths, self.config.batch_size, self.job.seed, state.epoch
-        )
+        rows, lengths = self.objective.train_rows, self.objective.lengths
+        batches = epoch_batches(rows, lengths, self.config.batch_size, self.job.seed, state.epoch)
         total = self.steps_per_epoch * self.config.epochs
         saved_at = time.monotonic()
-        for batch in batches[state.step :]:
+        for rows in batches[state.step :]:
             started = time.monotonic()
-            loss = self.train_step(batch)
+            loss, num_tokens = self.train_step(rows)
             state.step += 1
             state.num_steps += 1
-            state.num_tokens += self.triplets.num_tokens(batch)
+            state.num_tokens += num_tokens
             state.loss_sum += loss
             state.seconds += time.monotonic() - started
             report(self.out, {"loss": loss}, done=state.num_steps, total=total)
@@ -194,20 +180,17 @@ class Trainer:
         state.epoch, state.step = state.epoch + 1, 0
         self._end_epoch(train_loss)
 
-    def train_step(self, batch: np.ndarray) -> float:
-        """One optimizer step on a global batch of rows; returns its loss. Non-finite: stop, the checkpoint is kept."""
+    def train_step(self, rows: np.ndarray) -> tuple[float, int]:
+        """One optimizer step on a global batch of rows: its loss and tokens. Non-finite: stop, the checkpoint stays."""
         state, config = self.state, self.config
         lr = learning_rate(state.num_steps, self.steps_per_epoch * config.epochs, config.warmup_fraction, config.lr)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = lr
-        rows = batch[rank() :: world_size()][: len(batch) // world_size()]
-        size = config.chunk_size or len(rows)
-        parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+        batch = self.objective.batch(rows, state.num_steps)
         self.engine.train()
         seed = int(np.random.SeedSequence([self.job.seed, state.num_steps, rank()]).generate_state(1)[0])
-        chunks = [self.chunk(part) for part in parts]
         with _attention(self.device):
-            loss = cached_loss(self.engine, self._backward, chunks, lambda z: self._loss(rows, z), seed)
+            loss = cached_loss(self.engine, self._backward, batch.chunks, batch.loss, seed)
         value = float(_mean_over_ranks(loss))
         if not math.isfinite(value):
             raise FloatingPointError(
@@ -215,22 +198,7 @@ class Trainer:
                 "the last checkpoint is kept: lower finetune.lr or set finetune.precision=fp32"
             )
         self.engine.step()
-        return value
-
-    def chunk(self, rows: np.ndarray) -> Chunk:
-        """Padded q, and p with n, of these triplets."""
-        triplets = self.triplets
-        queries = [triplets.queries[row] for row in rows]
-        items = [triplets.items[row] for row in np.concatenate([triplets.hard_rows[rows], triplets.item_rows[rows]])]
-        return pad_batch(queries, self.pad_id, self.device), pad_batch(items, self.pad_id, self.device)
-
-    def _loss(self, rows: np.ndarray, embedded: Any) -> Tensor:
-        q_bd = torch.cat([q for q, _ in embedded])
-        p_bd = torch.cat([pn[: len(q)] for q, pn in embedded])
-        n_bd = torch.cat([pn[len(q) :] for q, pn in embedded])
-        hard_ids = torch.as_tensor(self.triplets.hard_item_ids[rows], device=self.device)
-        item_ids = torch.as_tensor(self.triplets.item_ids[rows], device=self.device)
-        return triplet_loss(self.config.loss, q_bd, p_bd, n_bd, hard_ids, item_ids, self.config.tau, over_ranks=True)
+        return value, batch.num_tokens
 
     def _backward(self, loss: Tensor, is_last: bool) -> None:
         self.engine.set_gradient_accumulation_boundary(is_last)
@@ -239,7 +207,7 @@ class Trainer:
     def _end_epoch(self, train_loss: float | None) -> None:
         """Validate, keep the parameters if they are the best so far, write a checkpoint."""
         state = self.state
-        metrics = self.validation.run(self.engine)
+        metrics = self.objective.validate(self.engine)
         state.history.append(
             {"epoch": state.epoch, "step": state.num_steps}
             | ({} if train_loss is None else {"train_loss": train_loss})
@@ -269,8 +237,8 @@ class Trainer:
             "num_tokens": state.num_tokens,
             "seconds": round(state.seconds, 3),
             "tokens_per_s": round(state.num_tokens / max(state.seconds, 1e-9), 1),
-            "num_train": len(self.train_rows),
-            "num_validation": len(self.validation.rows),
+            "num_train": len(self.objective.train_rows),
+            "num_validation": self.objective.num_validation,
         }
 
 

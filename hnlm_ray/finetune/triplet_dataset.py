@@ -18,21 +18,30 @@ _BLOCK_ROWS = 4096
 
 
 def write_triplets(
-    sources: Sources, template: TextTemplate, config: FinetuneConfig, seed: int, out: Folder
+    sources: Sources,
+    template: TextTemplate,
+    config: FinetuneConfig,
+    seed: int,
+    out: Folder,
+    user_ids: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """Triplets of the drawn training pairs through Ray Data; the counts, written last, mark them complete."""
+    """Triplets of the drawn training pairs through Ray Data; the counts, written last, mark them complete.
+
+    `user_ids`: of all training pairs of these users instead.
+    """
     if not out.exists("triplets.json"):
         out.delete("triplets")  # what a killed run left
         train = Folder(sources.train)
         num_pairs = train.num_rows()
         share = min(1.0, config.max_triplets / num_pairs) if config.max_triplets else 1.0
         dataset = ray.data.read_parquet(train.parquet_files(), filesystem=train.fs, columns=["user_id", "item_id"])
-        arguments = {"sources": sources, "template": template, "config": config, "seed": seed, "share": share}
+        arguments = {"sources": sources, "template": template, "config": config, "seed": seed}
+        arguments |= {"share": share, "only_users": user_ids}
         dataset = dataset.map_batches(
             _triplets_of, batch_size=_BLOCK_ROWS, batch_format="pyarrow", fn_kwargs=arguments, zero_copy_batch=True
         )
         dataset.write_parquet(f"{out.path}/triplets", filesystem=out.fs)
-        out.write_json("triplets.json", _counts(out, num_pairs, share))
+        out.write_json("triplets.json", _counts(out, num_pairs))
     counts: dict[str, Any] = out.read_json("triplets.json")
     if not counts["num_triplets"]:
         raise UserError(
@@ -49,20 +58,25 @@ def _maker(sources: Sources, template: TextTemplate, config_json: str, seed: int
 
 
 def _triplets_of(
-    pairs: pa.Table, sources: Sources, template: TextTemplate, config: FinetuneConfig, seed: int, share: float
+    pairs: pa.Table,
+    sources: Sources,
+    template: TextTemplate,
+    config: FinetuneConfig,
+    seed: int,
+    share: float,
+    only_users: np.ndarray | None,
 ) -> pa.Table:
     user_ids, item_ids = pairs["user_id"].to_numpy(), pairs["item_id"].to_numpy()
-    drawn = pair_hash(user_ids, item_ids, seed) < share
+    chosen = pair_hash(user_ids, item_ids, seed) < share if only_users is None else np.isin(user_ids, only_users)
     maker = _maker(sources, template, config.model_dump_json(), seed)
-    return maker(user_ids[drawn], item_ids[drawn])
+    return maker(user_ids[chosen], item_ids[chosen])
 
 
-def _counts(out: Folder, num_pairs: int, share: float) -> dict[str, Any]:
+def _counts(out: Folder, num_pairs: int) -> dict[str, Any]:
     table = out.read_table("triplets", columns=["cf_percentile", "similarity", "origin"])
     percentile, similarity = table["cf_percentile"].to_numpy(), table["similarity"].to_numpy()
     return {
         "num_pairs": num_pairs,
-        "share_drawn": round(share, 6),
         "num_triplets": len(table),
         "num_from_llm": int(np.sum(table["origin"].to_numpy() == "llm")),
         "cf_percentile": np.histogram(percentile, bins=20, range=(0, 1))[0].tolist(),

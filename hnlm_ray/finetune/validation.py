@@ -9,18 +9,26 @@ from torch import Tensor
 from hnlm_ray.finetune.batches import Texts, Triplets
 from hnlm_ray.finetune.config import FinetuneConfig
 from hnlm_ray.finetune.encoder import embed_ids
-from hnlm_ray.finetune.loss import triplet_loss
+from hnlm_ray.finetune.loss import LossName, triplet_loss
 
 
 def retrieval_accuracy(
-    q_nd: Tensor, target_ids: np.ndarray, candidates_cd: Tensor, candidate_ids: np.ndarray
+    q_nd: Tensor,
+    target_ids: np.ndarray,
+    candidates_cd: Tensor,
+    candidate_ids: np.ndarray,
+    left_out_nc: Tensor | None = None,
 ) -> dict[str, float]:
-    """Share of queries whose target stands first, and among the first ten, of all candidates by cosine."""
+    """Share of queries whose target stands first, and among the first ten, of all candidates by cosine.
+
+    `left_out_nc`: bool, what does not stand before the target of a query, whatever its cosine.
+    """
     scores_nc = q_nd @ candidates_cd.T
     position = {item: column for column, item in enumerate(candidate_ids.tolist())}
     columns = torch.tensor([position[item] for item in target_ids.tolist()], device=q_nd.device)
     own_n1 = scores_nc.gather(1, columns[:, None])
-    better = (scores_nc > own_n1).sum(1)
+    before_nc = scores_nc > own_n1
+    better = (before_nc if left_out_nc is None else before_nc & ~left_out_nc).sum(1)
     return {"accuracy@1": float((better < 1).float().mean()), "accuracy@10": float((better < 10).float().mean())}
 
 
@@ -34,10 +42,11 @@ class Validation:
         candidates: Texts,
         candidate_ids: np.ndarray,
         config: FinetuneConfig,
+        loss: LossName,
         pad_id: int,
     ) -> None:
         """`rows` of `triplets` are held out; their p are candidates, filled up from the catalogue's `candidates`."""
-        self.triplets, self.rows, self.config, self.pad_id = triplets, rows, config, pad_id
+        self.triplets, self.rows, self.config, self.loss, self.pad_id = triplets, rows, config, loss, pad_id
         self._target_ids, first, self._target_of_row = np.unique(
             triplets.hard_item_ids[rows], return_index=True, return_inverse=True
         )
@@ -75,7 +84,7 @@ class Validation:
         for q_bd, p_bd, n_bd, p_ids, n_ids in zip(
             *(column.split(config.batch_size) for column in columns), strict=True
         ):
-            loss = triplet_loss(config.loss, q_bd, p_bd, n_bd, p_ids, n_ids, config.tau, over_ranks=False)
+            loss = triplet_loss(self.loss, q_bd, p_bd, n_bd, p_ids, n_ids, config.tau, over_ranks=False)
             losses.append(float(loss))
             weights.append(len(q_bd))
         return float(np.average(losses, weights=weights))

@@ -173,5 +173,5 @@ def make_job(world: World, model: str, out: Path, **config: object) -> dict[str,
     folder.write_table("triplets/part-0.parquet", TripletMaker(sources, template, settings, seed=0)(users, items))
     write_candidates(PairTexts(sources, template), settings, 0, folder)
     spec = make_spec(EncoderConfig(model=model), template)
-    triplets = folder.child("triplets").uri
-    return vars(TrainJob(triplets, folder.uri, folder.uri, settings.model_dump(mode="json"), spec.as_json(), 0))
+    triplets, values = folder.child("triplets").uri, settings.model_dump(mode="json")
+    return vars(TrainJob(triplets, folder.uri, folder.uri, sources.as_json(), values, spec.as_json(), 0))

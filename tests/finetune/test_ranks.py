@@ -51,27 +51,28 @@ def _train(jobs: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     for name, values in jobs.items():
         job = TrainJob(**values)
         trainer = Trainer(job)
-        batches = epoch_batches(trainer.train_rows, trainer.triplets.queries.lengths, trainer.config.batch_size, 0, 0)
+        objective = trainer.objective
+        batches = epoch_batches(objective.train_rows, objective.lengths, trainer.config.batch_size, 0, 0)
         losses = []
         for number, batch in enumerate(batches[:3]):
             if number == 2:
                 checkpoint.save(trainer.out.child("checkpoint"), trainer.engine, trainer.state)
                 best = checkpoint.full_parameters(trainer.engine.module)
-            losses.append(trainer.train_step(batch))
+            losses.append(trainer.train_step(batch)[0])
             trainer.state.num_steps += 1
         weights = {name: value.numpy() for name, value in checkpoint.full_parameters(trainer.engine.module).items()}
         restored = Trainer(job)
         assert restored.state.num_steps == 2
-        again = restored.train_step(batches[2])
+        again, _ = restored.train_step(batches[2])
         repeated = {name: value.numpy() for name, value in checkpoint.full_parameters(restored.engine.module).items()}
-        validation = restored.validation.run(restored.engine)
+        validation = restored.objective.validate(restored.engine)
         proof = {}
         if rank() == 0:
             out = Folder(job.out)
             out.child("checkpoint").write_tensors(
                 "best.safetensors", {key: value.numpy() for key, value in best.items()}
             )
-            texts = trainer.parity_texts()[:4]
+            texts = objective.parity_texts(4)
             proof = write_models(trainer.spec, trainer.config, 0, out, texts, trainer.device, torch.float32)
         torch.distributed.barrier()
         results[name] = {
@@ -90,13 +91,18 @@ def _everything(jobs: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 _LORA: dict[str, Any] = {"batch_size": 8, "lr": 1e-3, "lora": {"r": 4, "dropout": 0.0}, "precision": "fp32"}
+_TASTE = _LORA | {"loss": "taste", "batch_size": 6, "max_items_per_user": 5}
 _ALONE = {
     "lora": _LORA,
+    "taste": _TASTE,
+    "taste chunked": _TASTE | {"chunk_size": 3},
     "chunked": _LORA | {"chunk_size": 2},
     "full": _LORA | {"method": "full"},
     "bf16": _LORA | {"precision": "bf16"},
 }
 _TOGETHER = {
+    "taste": _TASTE,
+    "taste chunked": _TASTE | {"zero_stage": 3, "chunk_size": 3},
     "zero-0": _LORA | {"zero_stage": 0},
     "zero-1 chunked": _LORA | {"zero_stage": 1, "chunk_size": 2},
     "zero-2": _LORA | {"zero_stage": 2},
@@ -105,6 +111,7 @@ _TOGETHER = {
     "bf16": _LORA | {"zero_stage": 2, "precision": "bf16"},
 }
 _SAME = {"zero-0": "lora", "zero-1 chunked": "chunked", "zero-2": "lora", "zero-3": "lora", "full": "full"}
+_SAME |= {"taste": "taste", "taste chunked": "taste chunked"}
 
 
 @pytest.fixture(scope="module")
@@ -146,8 +153,9 @@ def test_ranks_train_alike(alone: dict[str, Any], together: list[dict[str, Any]]
         assert found["validation_loss"] == pytest.approx(expected["validation_loss"], rel=1e-2)
 
 
-def test_chunks_change_nothing(alone: dict[str, Any]) -> None:
-    assert alone["trained"]["chunked"]["losses"] == pytest.approx(alone["trained"]["lora"]["losses"], rel=1e-4)
+@pytest.mark.parametrize(("chunked", "whole"), [("chunked", "lora"), ("taste chunked", "taste")])
+def test_chunks_change_nothing(alone: dict[str, Any], chunked: str, whole: str) -> None:
+    assert alone["trained"][chunked]["losses"] == pytest.approx(alone["trained"][whole]["losses"], rel=1e-4)
 
 
 def test_bf16_follows_fp32(alone: dict[str, Any]) -> None:
