@@ -66,7 +66,11 @@ def template_of(ctx: "StageContext") -> TextTemplate:
     """The text template that the config describes."""
     config = ctx.config.finetune
     return TextTemplate(
-        ctx.config.encoder.max_length, config.context, config.num_context_items, config.num_context_dims
+        ctx.config.encoder.max_length,
+        config.context,
+        config.num_context_items,
+        config.num_context_dims,
+        whole_items=config.loss == "taste",
     )
 
 

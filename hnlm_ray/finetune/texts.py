@@ -30,6 +30,9 @@ class TextTemplate:
     context: Context
     num_context_items: int
     num_context_dims: int
+    whole_items: bool = False
+    """Items fill the encoder's length instead of the room that they have in a query: for encoders that compare items
+    with items (loss `taste`), not with queries."""
     instruction: str = "A near miss for this user."
 
     def __post_init__(self) -> None:
@@ -56,7 +59,9 @@ class TextTemplate:
         return " ".join(part for part in parts if part)
 
     def item(self, title: str, item_profile: str) -> str:
-        """p, n and catalogue items: title and P_i, no longer than an item inside a query."""
+        """p, n and catalogue items: title and P_i, no longer than an item inside a query unless `whole_items`."""
+        if self.whole_items:  # a title that was made of the text is not said twice
+            return item_profile if item_profile.startswith(title) else f"{title} {item_profile}".strip()
         return " ".join(part for part in (self._cut(title, "title"), self._cut(item_profile, "item_profile")) if part)
 
     def titles(self, titles: Sequence[str], part: Literal["near_user", "near_item"]) -> str:

@@ -27,6 +27,15 @@ def test_every_part_is_cut_to_its_share_so_that_none_pushes_another_out(context:
     assert len(query.split()) < 96 / 1.2  # fits after tokenisation
 
 
+def test_an_item_has_its_room_in_a_query_or_stands_alone() -> None:
+    in_query, alone = TextTemplate(96, "none", 3, 8), TextTemplate(96, "none", 3, 8, whole_items=True)
+    long = " ".join(map(str, range(90)))
+    assert len(in_query.item("Dune", long).split()) < 40
+    assert alone.item("Dune", long) == f"Dune {long}"
+    assert alone.item("hot wheels", "hot wheels track") == "hot wheels track"
+    assert (alone.item("Dune", ""), alone.item("", "a desert")) == ("Dune", "a desert")
+
+
 def test_titles_share_their_part_equally() -> None:
     template = TextTemplate(128, "neighbors", 2, 8)
     text = template.titles(["one two three four five six seven eight nine ten eleven twelve", "x y"], "near_user")
