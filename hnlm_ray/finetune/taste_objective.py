@@ -109,6 +109,7 @@ class TasteObjective:
         self.train = told_items(texts)
         self.train_rows, self.held_out = split_users(self.train, config, seed)
         self.num_validation = len(self.held_out)
+        self._held_out_lists = self._item_lists(self.held_out, np.random.default_rng(seed))
         self.lengths = np.zeros(self.train.num_users, np.int64)  # each text stands in its own place: nothing to sort
         self.candidate_ids = candidate_ids
         self._item_texts = texts.items(np.arange(self.train.num_items))
@@ -118,7 +119,7 @@ class TasteObjective:
 
     def batch(self, rows: np.ndarray, step: int) -> Batch:
         """This rank's share of the texts, against the items of all users of the batch."""
-        pairs = self._pairs(rows, np.random.default_rng([self.seed, step]))
+        pairs = UserPairs.of(self._item_lists(rows, np.random.default_rng([self.seed, step])))
         num_items = len(pairs.item_ids)
         by_length = np.argsort(self.items.lengths[pairs.item_ids], kind="stable")
         shares = np.resize(by_length, -(-num_items // world_size()) * world_size())  # the first again, to share equally
@@ -138,15 +139,14 @@ class TasteObjective:
     def validate(self, engine: Any) -> dict[str, float]:
         """Loss over the held-out users in batches of the training's size, and whether the rest finds the item."""
         engine.eval()
-        everyone = self._pairs(self.held_out, np.random.default_rng(self.seed))
+        everyone = UserPairs.of(self._held_out_lists)
         others = np.setdiff1d(self.candidate_ids, everyone.item_ids)
         others = others[: max(self.config.num_retrieval_candidates - len(everyone.item_ids), 0)]
         candidate_ids = np.concatenate([everyone.item_ids, others])
         candidates_cd = embed_ids(engine, [self.items[item] for item in candidate_ids], self.pad_id)
         losses, weights = [], []
         for start in range(0, len(self.held_out), self.config.batch_size):
-            users = self.held_out[start : start + self.config.batch_size]
-            pairs = self._pairs(users, np.random.default_rng(self.seed))
+            pairs = UserPairs.of(self._held_out_lists[start : start + self.config.batch_size])
             columns = torch.from_numpy(np.searchsorted(everyone.item_ids, pairs.item_ids)).to(candidates_cd.device)
             losses.append(float(self._loss(pairs, candidates_cd[columns])))
             weights.append(len(pairs.rows))
@@ -159,15 +159,15 @@ class TasteObjective:
 
     def parity_texts(self, num_texts: int) -> list[str]:
         """Items in words, those of held-out users first."""
-        held_out = np.unique(np.concatenate([self.train.of(user) for user in self.held_out]))
+        held_out = np.unique(np.concatenate(self._held_out_lists))
         item_ids = np.concatenate([held_out, np.setdiff1d(self.train.item_ids, held_out)])[:num_texts]
         return [self._item_texts[item] for item in item_ids]
 
-    def _pairs(self, user_ids: np.ndarray, rng: np.random.Generator) -> UserPairs:
+    def _item_lists(self, user_ids: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
         """At most `max_items_per_user` of each, drawn anew in every step: one user's long list is not the batch."""
         most = self.config.max_items_per_user
         lists = [self.train.of(user) for user in user_ids]
-        return UserPairs.of([rng.choice(items, most, replace=False) if len(items) > most else items for items in lists])
+        return [rng.choice(items, most, replace=False) if len(items) > most else items for items in lists]
 
     def _padded(self, item_ids: np.ndarray) -> tuple[dict[str, Tensor], ...]:
         parts = np.split(item_ids, range(_TEXTS_PER_FORWARD, len(item_ids), _TEXTS_PER_FORWARD))
