@@ -77,7 +77,7 @@ class UserPairs:
         return cls(torch.from_numpy(rows), torch.from_numpy(columns), item_ids)
 
     def others(self) -> Tensor:
-        """bool [n, m]: what the pair's user took beside the pair's item; neither a negative nor a rival of it."""
+        """bool [n, m]: what the pair's user took beside the pair's item, which is no negative of it."""
         taken = torch.zeros(int(self.rows[-1]) + 1, len(self.item_ids), dtype=torch.bool)
         taken[self.rows, self.columns] = True
         others = taken[self.rows]
@@ -85,10 +85,12 @@ class UserPairs:
         return others
 
     def rest(self, items_md: Tensor) -> Tensor:
-        """Direction of the sum of what else the user took, of every pair [n, d]."""
-        rows, columns = self.rows.to(items_md.device), self.columns.to(items_md.device)
-        sums = items_md.new_zeros(int(self.rows[-1]) + 1, items_md.shape[1]).index_add(0, rows, items_md[columns])
-        return F.normalize(sums[rows] - items_md[columns], dim=-1)
+        """Direction of the sum of what else the user took, of every pair [n, d].
+
+        A product, not a gather: the gradient of a gather adds up in an order that threads decide, and a resumed
+        training is to repeat every bit.
+        """
+        return F.normalize(self.others().to(items_md) @ items_md, dim=-1)
 
 
 class TasteObjective:
