@@ -8,6 +8,7 @@ m items of the batch, n pairs, d dimension.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,7 @@ class UserPairs:
         item_ids, columns = np.unique(np.concatenate(item_lists), return_inverse=True)
         return cls(torch.from_numpy(rows), torch.from_numpy(columns), item_ids)
 
+    @cached_property
     def others(self) -> Tensor:
         """bool [n, m]: what the pair's user took beside the pair's item, which is no negative of it."""
         taken = torch.zeros(int(self.rows[-1]) + 1, len(self.item_ids), dtype=torch.bool)
@@ -90,7 +92,7 @@ class UserPairs:
         A product, not a gather: the gradient of a gather adds up in an order that threads decide, and a resumed
         training is to repeat every bit.
         """
-        return F.normalize(self.others().to(items_md) @ items_md, dim=-1)
+        return F.normalize(self.others.to(items_md) @ items_md, dim=-1)
 
 
 class TasteObjective:
@@ -153,7 +155,7 @@ class TasteObjective:
             losses.append(float(self._loss(pairs, candidates_cd[columns])))
             weights.append(len(pairs.rows))
         rest_nd = everyone.rest(candidates_cd[: len(everyone.item_ids)])
-        left_out_nc = F.pad(everyone.others(), (0, len(others))).to(rest_nd.device)
+        left_out_nc = F.pad(everyone.others, (0, len(others))).to(rest_nd.device)
         targets = everyone.item_ids[everyone.columns.numpy()]
         return {"validation_loss": float(np.average(losses, weights=weights))} | retrieval_accuracy(
             rest_nd, targets, candidates_cd, candidate_ids, left_out_nc
@@ -179,5 +181,5 @@ class TasteObjective:
         """The same on every rank, which is its mean over ranks; `gather` sends each rank its rows' gradient."""
         device = items_md.device
         log_popularity_m = self.log_popularity[torch.from_numpy(pairs.item_ids).to(device)]
-        columns, others = pairs.columns.to(device), pairs.others().to(device)
+        columns, others = pairs.columns.to(device), pairs.others.to(device)
         return taste_loss(pairs.rest(items_md), items_md, columns, others, log_popularity_m, self.config.tau)

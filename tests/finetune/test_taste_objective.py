@@ -39,7 +39,7 @@ def test_loss_is_that_of_each_pair_against_what_its_user_has_not() -> None:
     assert pairs.item_ids.tolist() == [2, 4, 7, 9]
     items = torch.nn.functional.normalize(torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
     log_popularity = torch.tensor([-1.0, -0.5, -2.0, -1.5])
-    found = taste_loss(pairs.rest(items), items, pairs.columns, pairs.others(), log_popularity, tau=0.2)
+    found = taste_loss(pairs.rest(items), items, pairs.columns, pairs.others, log_popularity, tau=0.2)
     taken: list[list[int]] = [[1, 2], [0, 1, 3]]  # places of the users' items among those of the batch
     losses = []
     for places in taken:
@@ -79,7 +79,7 @@ def test_validation_is_the_loss_of_what_was_drawn_of_the_held_out_users(bert: st
     pairs = UserPairs.of([rng.choice(objective.train.of(user), 3, replace=False) for user in objective.held_out])
     items = embed_ids(encoder, [objective.items[item] for item in pairs.item_ids], tokenizer.pad_token_id)
     log_popularity = objective.log_popularity[pairs.item_ids]
-    expected = taste_loss(pairs.rest(items), items, pairs.columns, pairs.others(), log_popularity, config.tau)
+    expected = taste_loss(pairs.rest(items), items, pairs.columns, pairs.others, log_popularity, config.tau)
     assert objective.validate(encoder)["validation_loss"] == pytest.approx(float(expected), rel=1e-5)
 
 
