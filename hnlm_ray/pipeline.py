@@ -21,6 +21,7 @@ from hnlm_ray.cluster.room import autoscales, check_autoscaled, check_fixed
 from hnlm_ray.cluster.timeline import NodeCounts, NodeTimeline
 from hnlm_ray.config import RunConfig
 from hnlm_ray.errors import UserError
+from hnlm_ray.finetune.tuned import encoder_folder
 from hnlm_ray.ingest.source import check, input_fingerprint
 from hnlm_ray.memory import MemoryMonitor, return_freed_memory
 from hnlm_ray.progress import Progress
@@ -316,8 +317,10 @@ def fingerprint_of(stage: Stage, config: RunConfig, inputs: list[str]) -> str:
     for section in stage.sections:
         value = getattr(config, section)
         values[section] = value.result_dict() if hasattr(value, "result_dict") else value
-        if section in ("llm", "encoder"):
-            values[f"{section}_files"] = _model_identity(value.model)
+        if section == "llm":
+            values["llm_files"] = _model_identity(value.model)
+        if section == "encoder":
+            values["encoder_files"] = _model_identity(str(encoder_folder(value.model)))
     if stage.name == "ingest":
         values["input"] = input_fingerprint(config.data)
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

@@ -15,6 +15,7 @@ from hnlm_ray.compare.training import train_and_judge
 from hnlm_ray.config import RunConfig
 from hnlm_ray.errors import UserError
 from hnlm_ray.pipeline import plan, run_pipeline
+from hnlm_ray.plan import check_models
 from hnlm_ray.progress import Progress
 from hnlm_ray.runtime import Demand, Resources, connected
 from hnlm_ray.store import Folder, RunDir
@@ -45,10 +46,13 @@ def compare(
     The results are written to the run directory and, unless reduced, beside the config as `NAME.results.json`.
 
     Raises:
-        UserError: the file is not accepted, there are no validation data, or no room for a single training.
+        UserError: the file is not accepted, a row's model is not there, there are no validation data, or no room for
+            a single training.
     """
     config, whole = load_compare(config_path, overrides)
     wanted = reduced(whole, rows, seeds, trials)
+    for row_of_stages in distinct_upstream(config, wanted):
+        check_models(row_of_stages)  # a row's own model as well, before the stages of the others take their time
     target = RunDir(run_dir or f"runs/{config.name}")
     runs = Runs(config, wanted, target)
     with connected(config.runtime):

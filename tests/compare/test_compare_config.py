@@ -8,6 +8,7 @@ import yaml
 from compare_world import CONFIG
 
 from hnlm_ray.compare.config import load_compare, reduced
+from hnlm_ray.compare.driver import compare
 from hnlm_ray.errors import UserError
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "compare").glob("*.yaml"))
@@ -15,8 +16,8 @@ CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "compare").glob("*.yam
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_file_of_the_project_is_accepted(path: Path) -> None:
-    _, compare = load_compare(path)
-    kinds = {row.kind for row in compare.rows}
+    _, wanted = load_compare(path)
+    kinds = {row.kind for row in wanted.rows}
     assert {"classical", "hnlm", "control", "outsider"} <= kinds
 
 
@@ -55,10 +56,17 @@ def test_rows_from_a_file_of_their_own(tmp_path: Path) -> None:
 
 
 def test_reducing(tmp_path: Path) -> None:
-    _, compare = load_compare(changed(tmp_path))
-    assert [row.name for row in reduced(compare, ["hybrid", "window-only"], [], 0).rows] == ["hybrid", "window-only"]
-    assert reduced(compare, [], [], 0) == compare
+    _, wanted = load_compare(changed(tmp_path))
+    assert [row.name for row in reduced(wanted, ["hybrid", "window-only"], [], 0).rows] == ["hybrid", "window-only"]
+    assert reduced(wanted, [], [], 0) == wanted
     with pytest.raises(UserError, match="name that row as well"):
-        reduced(compare, ["window-only"], [], 0)
+        reduced(wanted, ["window-only"], [], 0)
     with pytest.raises(UserError, match="'nobody' is none of the 8 rows"):
-        reduced(compare, ["nobody"], [], 0)
+        reduced(wanted, ["nobody"], [], 0)
+
+
+def test_a_model_that_is_not_there_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    rows = [*CONFIG["compare"]["rows"], {"name": "elsewhere", "kind": "classical", "set": {"encoder.model": "./gone"}}]
+    with pytest.raises(UserError, match=r"encoder\.model '\./gone' is no model folder"):
+        compare(str(changed(tmp_path, rows=rows)), run_dir=str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
