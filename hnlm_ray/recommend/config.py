@@ -10,6 +10,7 @@ SamplerKind = Literal["rns", "pns", "dns", "dns_mn", "mixgcf", "ahns"]
 LossKind = Literal["bpr", "margin", "softmax", "infonce", "directau"]
 Variant = Literal["none", "aligned", "grounded", "hybrid", "guarded", "graded"]
 AlignmentKind = Literal["linear", "mlp", "attention", "moe"]
+TextMatchKind = Literal["nearest", "density"]
 Control = Literal["none", "gaussian", "shuffled", "frozen-adapter", "popularity-matched", "window-only"]
 
 _CHOOSING: tuple[SamplerKind, ...] = ("dns", "dns_mn", "ahns")
@@ -171,11 +172,15 @@ class HnlmConfig(Section):
     grade_tau: float = Field(default=1.0, gt=0)
     """tau of `graded`: an item that is behind another by so many standard deviations of the score that names them is
     drawn e times less often. Large: all T alike, which favours recall; small: the surest alone."""
-    behaviour: Literal["signal", "ease"] = "signal"
-    """Whose scores of unseen items count beside the text in `graded`: the warm-up signal's, or those of EASE."""
+    behaviour: Literal["signal", "ease", "both"] = "signal"
+    """Whose scores of unseen items count beside the text in `graded`: the warm-up signal's, those of EASE, or `both`:
+    their sum in standard deviations of each."""
     text_weight: float = Field(default=0.8, ge=0)
-    """omega of `graded`: standard deviations of the user's scores by behaviour that one of the similarity between the
-    item and the nearest one that the user took counts; 0 is the control `window-only`."""
+    """omega of `graded`: standard deviations of the user's scores by behaviour that one of the match in text counts; 0
+    is the control `window-only`."""
+    text_match: TextMatchKind = "nearest"
+    """How `graded` matches an item's text with what the user took: `nearest` by the nearest of those; `density` by all,
+    the nearer the more, less what a text that is near everything would have anyway."""
     popularity_discount: float = Field(default=0.0, ge=0)
     """pi of `graded`: standard deviations of that score that an item loses per e-fold of its popularity, since
     what everybody takes says little about a user; 0 discounts nothing."""
@@ -190,8 +195,10 @@ class HnlmConfig(Section):
         lo, hi = self.window
         if not 0 <= lo < hi <= 1:
             raise ValueError(f"window={[lo, hi]} must satisfy 0 <= lo < hi <= 1")
-        if self.behaviour == "ease" and self.refresh_every:
-            raise ValueError("behaviour='ease' does not change while the model trains: set refresh_every=0")
+        if self.behaviour != "signal" and self.refresh_every:
+            raise ValueError(
+                f"behaviour={self.behaviour!r} does not change while the model trains: set refresh_every=0"
+            )
         if self.control != "none" and self.variant not in _VARIANTS_OF_CONTROL[self.control]:
             wanted = " or ".join(repr(variant) for variant in _VARIANTS_OF_CONTROL[self.control])
             raise ValueError(f"control={self.control!r} needs variant {wanted}, not {self.variant!r}")

@@ -3,7 +3,7 @@
 An unseen item that behaviour and text say the user would take is likely no negative at all. Leaving it out, as
 `guarded` does, forgets what is known of it; `graded` ranks it where it belongs: above the hard negatives.
 
-Legend: U users, I items, B pairs of a batch, r width of a text vector, T likely false negatives per user.
+Legend: U users, I items, B pairs of a batch, D dimension, T likely false negatives per user.
 """
 
 from dataclasses import dataclass, field
@@ -15,10 +15,24 @@ from hnlm_ray.recommend.interactions import Interactions
 from hnlm_ray.recommend.ranking import EmbeddingScorer, Scorer
 from hnlm_ray.recommend.samplers import drawing
 from hnlm_ray.recommend.samplers.base import Batch
-from hnlm_ray.recommend.text_sides import nearest_similarity, standardised
+from hnlm_ray.recommend.text_match import TextMatch
+from hnlm_ray.recommend.text_sides import standardised
 
 _STREAM = 9
 _USERS_PER_BLOCK = 256
+
+
+@dataclass(frozen=True)
+class SumOfScores:
+    """Scores of two, each in standard deviations over the catalogue, added."""
+
+    one: Scorer
+    other: Scorer
+
+    def scores(self, user_ids: np.ndarray) -> torch.Tensor:
+        """See `Scorer.scores`."""
+        one = standardised(self.one.scores(user_ids).numpy())
+        return torch.from_numpy(one + standardised(self.other.scores(user_ids).numpy()))
 
 
 @dataclass
@@ -26,8 +40,8 @@ class FalseNegatives:
     """Each user's T unseen items of which behaviour and text together say that they would be taken."""
 
     interactions: Interactions
-    text: np.ndarray | None
-    """Unit vectors of the items' texts, float32 [I, r]; None: behaviour alone, the control `window-only`"""
+    text: TextMatch | None
+    """None: behaviour alone, the control `window-only`"""
     text_weight: float
     """Standard deviations of the behavioural score that one of the similarity in text is worth"""
     popularity_discount: float
@@ -56,7 +70,7 @@ class FalseNegatives:
             user_ids = np.arange(start, min(start + _USERS_PER_BLOCK, data.num_users))
             scores = standardised(behaviour.scores(user_ids).numpy()) - discounts
             if self.text is not None:
-                by_text = standardised(nearest_similarity(self.text, data.train, user_ids))
+                by_text = standardised(self.text.scores(user_ids))
                 by_text *= np.float32(self.text_weight)
                 scores += by_text
             rows, seen = data.train.entries(user_ids)

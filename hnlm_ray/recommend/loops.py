@@ -13,11 +13,13 @@ from hnlm_ray.recommend.config import FitConfig, HnlmConfig, SignalConfig, Train
 from hnlm_ray.recommend.ease import LinearScorer, solve_ease
 from hnlm_ray.recommend.engine import DeepSpeedEngine
 from hnlm_ray.recommend.fitting import LlmNegatives, build_trainer, summary_of
-from hnlm_ray.recommend.graded import FalseNegatives
+from hnlm_ray.recommend.graded import FalseNegatives, SumOfScores
 from hnlm_ray.recommend.guard import Guard, guard_by_behaviour, guard_by_text
 from hnlm_ray.recommend.interactions import Interactions
 from hnlm_ray.recommend.pair_vectors import load_pair_vectors
 from hnlm_ray.recommend.pool import pool_from_negatives, pool_from_vectors
+from hnlm_ray.recommend.ranking import EmbeddingScorer, Scorer
+from hnlm_ray.recommend.text_match import text_match
 from hnlm_ray.recommend.text_sides import text_of_items
 from hnlm_ray.recommend.text_vectors import TextVectors
 from hnlm_ray.store import Folder
@@ -63,7 +65,7 @@ def load_llm_negatives(
             return LlmNegatives(guard=_guard(hnlm, text, interactions, signal))
         found = FalseNegatives(
             interactions,
-            text,
+            None if text is None else text_match(hnlm.text_match, text, interactions.train),
             text_weight=hnlm.text_weight,
             popularity_discount=hnlm.popularity_discount,
             num_per_user=hnlm.num_false_negatives,
@@ -71,10 +73,7 @@ def load_llm_negatives(
             weight=hnlm.grade,
             seed=seed,
         )
-        if hnlm.behaviour == "ease":
-            found.choose(LinearScorer(interactions.train, _ease_weights(uris["dataset"], config.ease_reg)))
-        else:
-            found.choose_by_model(signal["user_emb"], signal["item_emb"])
+        found.choose(_behaviour(uris, config, interactions, signal))
         return LlmNegatives(false_negatives=found)
     if hnlm.pool_source == "negatives":
         pool = pool_from_negatives(Folder(uris["negatives"]), interactions, hnlm.pool_size)
@@ -101,6 +100,16 @@ def _guard(
     if text is None:
         return guard_by_behaviour(signal["user_emb"], signal["item_emb"], hnlm.guard)
     return guard_by_text(text, interactions.train, hnlm.guard)
+
+
+def _behaviour(
+    uris: dict[str, Any], config: TrainConfig, interactions: Interactions, signal: dict[str, np.ndarray]
+) -> Scorer:
+    of_signal = EmbeddingScorer(torch.from_numpy(signal["user_emb"]), torch.from_numpy(signal["item_emb"]))
+    if config.hnlm.behaviour == "signal":
+        return of_signal
+    ease = LinearScorer(interactions.train, _ease_weights(uris["dataset"], config.ease_reg))
+    return ease if config.hnlm.behaviour == "ease" else SumOfScores(of_signal, ease)
 
 
 @functools.lru_cache(maxsize=1)

@@ -14,8 +14,6 @@ from hnlm_ray.recommend.interactions import Interactions, UserItems
 
 _STREAM = 8
 _POPULARITY_NEIGHBOURS = 20
-_ENTRIES_PER_BLOCK = 256
-"""Items taken whose similarity to the whole catalogue is held at a time"""
 
 
 def text_of_items(item_text_emb: np.ndarray, interactions: Interactions, control: Control, seed: int) -> np.ndarray:
@@ -30,26 +28,6 @@ def text_of_items(item_text_emb: np.ndarray, interactions: Interactions, control
 def sums_of_items(items_Ir: np.ndarray, train: UserItems) -> np.ndarray:
     """Users as the direction of the sum of what they took, float32 [U, r]; zero where none of it has text."""
     return _unit(train.matrix @ items_Ir)
-
-
-def nearest_similarity(items_Ir: np.ndarray, train: UserItems, user_ids: np.ndarray) -> np.ndarray:
-    """Cosine of every item with the nearest one that the user took, float32 [B, I]; 0 where one side has no text.
-
-    A user with two interests is near the items of both; the sum of all items lies between the two and is near neither.
-    """
-    rows, item_ids = train.entries(user_ids)
-    has_text = items_Ir[item_ids].any(axis=1)
-    rows, item_ids = rows[has_text], item_ids[has_text]
-    out = np.zeros((len(user_ids), train.num_items), np.float32)
-    for start in range(0, len(rows), _ENTRIES_PER_BLOCK):
-        block = rows[start : start + _ENTRIES_PER_BLOCK]
-        found, first = np.unique(block, return_index=True)
-        similarity = items_Ir[item_ids[start : start + _ENTRIES_PER_BLOCK]] @ items_Ir.T
-        nearest = np.maximum.reduceat(similarity, first, axis=0)
-        if start and rows[start - 1] == block[0]:  # this user began in the block before
-            np.maximum(nearest[0], out[block[0]], out=nearest[0])
-        out[found] = nearest
-    return out
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

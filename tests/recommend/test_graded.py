@@ -13,8 +13,10 @@ from hnlm_ray.recommend.fitting import LlmNegatives, build_trainer
 from hnlm_ray.recommend.graded import FalseNegatives
 from hnlm_ray.recommend.interactions import Interactions
 from hnlm_ray.recommend.loops import load_llm_negatives
-from hnlm_ray.recommend.text_sides import nearest_similarity, text_of_items
+from hnlm_ray.recommend.text_match import NearestText
+from hnlm_ray.recommend.text_sides import standardised, text_of_items
 from hnlm_ray.recommend.trainer import Trainer
+from hnlm_ray.store import Folder
 
 RNG = np.random.default_rng(3)
 USER_EMB, ITEM_EMB = (RNG.standard_normal((count, 8)).astype(np.float32) for count in (NUM_USERS, NUM_ITEMS))
@@ -29,8 +31,8 @@ def not_chosen(data: Interactions, text: np.ndarray | None, **settings: Any) -> 
         "weight": 0.5,
         "seed": 0,
     }
-    vectors = None if text is None else text_of_items(text, data, "none", 0)
-    return FalseNegatives(data, vectors, **(defaults | settings))
+    match = None if text is None else NearestText(text_of_items(text, data, "none", 0), data.train)
+    return FalseNegatives(data, match, **(defaults | settings))
 
 
 def found(data: Interactions, text: np.ndarray | None, **settings: Any) -> FalseNegatives:
@@ -92,20 +94,6 @@ def test_an_item_without_text_is_judged_by_behaviour() -> None:
     assert false_negatives.item_ids[user, 0] == 7
 
 
-def test_text_goes_by_the_nearest_of_the_items_that_the_user_took() -> None:
-    """Item 0 and 1 are two interests of user 0; 2 is near item 1, 3 lies between the two, 4 and 5 have no text."""
-    text = np.array([[1, 0], [0, 1], [0.1, 1], [1, 1], [0, 0], [0, 0]], np.float32)
-    data = Interactions.from_arrays((np.array([0, 0, 0, 1]), np.array([0, 1, 4, 5])), 2, 6)
-    unit = text_of_items(text, data, "none", 0)
-    similarity = nearest_similarity(unit, data.train, np.array([1, 0]))
-    assert not similarity[0].any()  # all that user 1 took has no text
-    np.testing.assert_allclose(similarity[1, 2:4], [unit[2, 1], np.sqrt(0.5)], rtol=1e-6)
-    assert not similarity[1, 4:].any()
-    against = Interactions.from_arrays((np.array([0, 0]), np.array([0, 4])), 2, 6)
-    apart = nearest_similarity(text_of_items(-text, against, "none", 0), against.train, np.array([0]))
-    np.testing.assert_allclose(apart[0, 1:4], [0, unit[2, 0], np.sqrt(0.5)], rtol=1e-6, atol=1e-7)
-
-
 def test_a_user_who_has_nearly_everything_draws_the_positive_where_none_is_left() -> None:
     items = np.tile(np.arange(4), 2)[:7]
     data = Interactions.from_arrays((np.repeat([0, 1], 4)[:7], items), 2, 4)
@@ -116,18 +104,6 @@ def test_a_user_who_has_nearly_everything_draws_the_positive_where_none_is_left(
     drawn = false_negatives.draw(batch_of(data))
     assert (drawn[:4] == data.item_ids[:4]).all()
     assert set(drawn[4:].tolist()) <= {3, *data.item_ids[4:].tolist()}
-
-
-def test_the_nearest_is_found_across_blocks() -> None:
-    """Some users took more than is held at a time, and their items spread over several blocks."""
-    rng = np.random.default_rng(5)
-    taken = rng.random((9, 700)) < rng.choice([0.01, 0.1, 0.9], (9, 1))
-    data = Interactions.from_arrays(np.nonzero(taken), 9, 700)
-    vectors = text_of_items(rng.standard_normal((700, 4)) * (rng.random((700, 1)) < 0.8), data, "none", 0)
-    user_ids = np.array([8, 0, 3, 4, 1])
-    own = [data.train.of(user)[vectors[data.train.of(user)].any(1)] for user in user_ids]
-    expected = np.stack([(vectors[items] @ vectors.T).max(0) for items in own])
-    np.testing.assert_allclose(nearest_similarity(vectors, data.train, user_ids), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("tau", [0.5, 1e6])
@@ -192,22 +168,27 @@ def test_refresh_chooses_by_the_current_model() -> None:
     assert (false_negatives.item_ids != before).any()
 
 
-def test_ease_can_be_the_behaviour(board: Interactions, artifacts: dict[str, str]) -> None:
-    hnlm = {"variant": "graded", "control": "window-only", "behaviour": "ease", "num_false_negatives": 3}
+@pytest.mark.parametrize("behaviour", ["signal", "ease", "both"])
+def test_whose_behaviour(board: Interactions, artifacts: dict[str, str], behaviour: str) -> None:
+    hnlm = {"variant": "graded", "control": "window-only", "behaviour": behaviour, "num_false_negatives": 3}
     config = TrainConfig.model_validate({"ease_reg": 10.0, "hnlm": hnlm})
     llm = load_llm_negatives(artifacts, board, config, 0)
     assert llm is not None
     assert llm.false_negatives is not None
-    scores = board.train.matrix @ solve_ease(board.train, 10.0)
+    signal = Folder(artifacts["signal"]).read_tensors("embeddings.safetensors")
+    by_signal = standardised(signal["user_emb"] @ signal["item_emb"].T)
+    by_ease = standardised((board.train.matrix @ solve_ease(board.train, 10.0)).astype(np.float32))
+    scores = {"signal": by_signal, "ease": by_ease, "both": by_signal + by_ease}[behaviour]
     scores[board.user_ids, board.item_ids] = -np.inf
     least = np.sort(scores, axis=1)[:, -3]  # items may tie
     chosen = np.take_along_axis(scores, llm.false_negatives.item_ids.astype(np.int64), axis=1)
-    assert (chosen >= least[:, None] - 1e-6).all()
+    assert (chosen >= least[:, None] - 1e-5).all()
 
 
-def test_a_behaviour_that_does_not_change_is_not_refreshed() -> None:
+@pytest.mark.parametrize("behaviour", ["ease", "both"])
+def test_a_behaviour_that_does_not_change_is_not_refreshed(behaviour: str) -> None:
     with pytest.raises(ValueError, match="set refresh_every=0"):
-        TrainConfig.model_validate({"hnlm": {"variant": "graded", "behaviour": "ease", "refresh_every": 5}})
+        TrainConfig.model_validate({"hnlm": {"variant": "graded", "behaviour": behaviour, "refresh_every": 5}})
 
 
 def test_losses_without_sampled_negatives_are_refused() -> None:
