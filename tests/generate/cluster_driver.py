@@ -65,10 +65,17 @@ def main(root: Path) -> None:
     group = paced_group(plan, 0.0, started=str(loaded), gate=str(root))
     llm = LLMConfig(max_num_seqs=8, replicas=(3, 4))
 
+    def all_at_work(num_nodes: int) -> bool:
+        return len(gate.nodes_at_work()) == num_nodes and min(group.state()["in_flight"]) > 0
+
     def reach(num_nodes: int) -> set[str]:
-        """Nodes at work, once they are so many: whenever a call ends, the next one goes to the least busy engine."""
+        """Nodes at work, once they are so many and each has a call in hand.
+
+        Calls end one by one until then: the next one goes to the least busy engine. There is not always a next one:
+        the units of the estimate are a pool of their own.
+        """
         wait_until(lambda: group.state()["ready"] == num_nodes, group.state)
-        while len(gate.nodes_at_work()) < num_nodes:
+        while not came_true(lambda: all_at_work(num_nodes), timeout_s=2.0):
             more = len(many.outputs.names(".parquet")) + 1
             gate.let_one_end()
             wait_until(lambda more=more: len(many.outputs.names(".parquet")) >= more, group.state)
@@ -81,7 +88,6 @@ def main(root: Path) -> None:
             reach(3)
             joined = up(add_node)
             nodes_at_work = reach(4)
-            wait_until(lambda: min(group.state()["in_flight"]) > 0, group.state)  # the next call is on its way
             calls_at_work = group.state()["in_flight"]
             shards_when_lost = len(many.outputs.names(".parquet"))
             cluster.remove_node(lost, allow_graceful=False)
@@ -119,11 +125,18 @@ def up(start: Callable[[], T]) -> T:
 
 def wait_until(reached: Callable[[], bool], state: Callable[[], Any]) -> None:
     """Wait for at most two minutes."""
-    deadline = time.monotonic() + 120
+    if not came_true(reached, timeout_s=120.0):
+        raise TimeoutError(f"engines never came up: {state()}")
+
+
+def came_true(reached: Callable[[], bool], timeout_s: float) -> bool:
+    """Whether it did within the time."""
+    deadline = time.monotonic() + timeout_s
     while not reached():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"engines never came up: {state()}")
+            return False
         time.sleep(0.05)
+    return True
 
 
 if __name__ == "__main__":
