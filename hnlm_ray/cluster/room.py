@@ -10,8 +10,6 @@ from hnlm_ray.runtime import Demand, cluster_resources, preflight
 _ACCELERATOR_LABEL = "ray.io/accelerator-type"
 """Ray puts it on nodes whose GPUs it finds; the files of cluster/ say it of nodes that are yet to come."""
 _LONGEST_PROBE_S = 50.0
-_STEADY_UPDATES = 2
-"""Updates of the autoscaler that must have seen a demand without calling it infeasible."""
 
 
 def autoscales() -> bool:
@@ -110,7 +108,7 @@ def _probe(demand: Demand, labels: dict[str, str] | None = None) -> None:
     )
     try:
         deadline = time.monotonic() + _LONGEST_PROBE_S
-        first = _autoscaling_state().autoscaler_state_version
+        asked = None
         while not group.wait(1) and time.monotonic() < deadline:
             state = _autoscaling_state()
             if any(group.id.hex() in request.details for request in state.infeasible_gang_resource_requests):
@@ -121,14 +119,31 @@ def _probe(demand: Demand, labels: dict[str, str] | None = None) -> None:
                     f"{now.cpus:g} CPUs and {now.gpus:g} GPUs: lower what the config asks for (llm.*, runtime.*), or "
                     "raise the size or max_workers of its node types"
                 )
-            if state.autoscaler_state_version >= first + _STEADY_UPDATES:
-                return
+            if asked is not None and state.last_seen_cluster_resource_state_version > asked:
+                return  # the autoscaler has seen the demand, and does not call it infeasible
+            if asked is None:
+                asked = _version_that_asks_for(group.id.hex())
     finally:
         remove_placement_group(group)
 
 
+def _version_that_asks_for(group_id: str) -> int | None:
+    """The version of the cluster's state that has the group among its demands; None where it is not there yet.
+
+    Each reading, the autoscaler's too, gets a version of its own, so a higher one has the group as well. The version of
+    the autoscaler's own state says nothing: it counts changes of nodes, several in one update.
+    """
+    import ray
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+    from ray.autoscaler.v2.sdk import get_cluster_resource_state
+
+    state = get_cluster_resource_state(GcsClient(ray.get_runtime_context().gcs_address))
+    asked = any(group_id in request.details for request in state.pending_gang_resource_requests)
+    return int(state.cluster_resource_state_version) if asked else None
+
+
 def _autoscaling_state() -> Any:
-    """What the autoscaler last reported; its version is 0 where there is none."""
+    """What the autoscaler last reported."""
     import ray
     from ray._raylet import GcsClient  # type: ignore[attr-defined]
     from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
