@@ -143,7 +143,7 @@ def _version_that_asks_for(group_id: str) -> int | None:
 
 
 def _autoscaling_state() -> Any:
-    """What the autoscaler last reported."""
+    """What the autoscaler last reported; its version is 0 where there is none."""
     import ray
     from ray._raylet import GcsClient  # type: ignore[attr-defined]
     from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
