@@ -4,11 +4,9 @@ import os
 import random
 import threading
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 import requests
 
 from hnlm_ray.errors import UserError
@@ -51,10 +49,6 @@ class HTTPEngine:
             raise UserError("llm.engine is 'http' and llm.max_model_len is 0; give the length that the endpoint serves")
         fitted = fit(request.drafts, self._chat.encode, budget)
         return list(self._pool.map(lambda row: self._answer(request, fitted[row], row), range(len(fitted))))
-
-    def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """Not through an endpoint: the encoder is tuned here, so it runs here."""
-        raise NotImplementedError
 
     def _answer(self, request: GenerateRequest, row: Fitted, index: int) -> Completion:
         body = {

@@ -101,6 +101,10 @@ class Engine(Protocol):
     def generate(self, request: GenerateRequest) -> list[Completion]:
         """Answer every prompt; a row that the model refuses has its `error` set."""
 
+
+class EmbeddingEngine(Engine, Protocol):
+    """What role `embed` asks for; an endpoint is none: the encoder is tuned here, so it runs here."""
+
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors [len(texts), d] float32."""
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from hnlm_ray.generate.chat import ChatTokenizer
 from hnlm_ray.generate.prompting import fit
-from hnlm_ray.generate.protocol import Completion, Counters, EngineDied, EngineSpec, GenerateRequest
+from hnlm_ray.generate.protocol import Completion, Counters, EmbeddingEngine, EngineDied, EngineSpec, GenerateRequest
 
 CPU_BLOCK_TOKENS = 32
 """Tokens per block of the cache on CPUs, the shortest that the kernels take: only whole blocks are shared between
@@ -45,7 +45,7 @@ def import_vllm() -> None:
     import vllm.v1.engine.llm_engine  # noqa: F401
 
 
-class VLLMEngine:
+class VLLMEngine(EmbeddingEngine):
     """A generator or a pooling encoder, by `spec.role`."""
 
     def __init__(self, spec: EngineSpec) -> None:
