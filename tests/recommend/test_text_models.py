@@ -15,7 +15,7 @@ from hnlm_ray.pipeline import plan
 from hnlm_ray.recommend.config import TEXT_MODELS, TrainConfig
 from hnlm_ray.recommend.fitting import build_trainer
 from hnlm_ray.recommend.interactions import Interactions, UserItems
-from hnlm_ray.recommend.models import MODELS
+from hnlm_ray.recommend.models import MODELS, rlmrec_con
 from hnlm_ray.recommend.names import import_dotted, reads_text
 from hnlm_ray.recommend.text_stage import catalogue_texts
 from hnlm_ray.recommend.text_vectors import TextVectors
@@ -106,6 +106,23 @@ def test_an_add_on_goes_with_every_backbone(model: str, backbone: str, board: In
 def test_at_weight_zero_the_contrast_changes_nothing(board: Interactions) -> None:
     added = make(board, model="rlmrec_con", rival={"align_weight": 0.0}).fit()
     np.testing.assert_allclose(added["item_emb"], make(board, model="lightgcn").fit()["item_emb"], atol=1e-5)
+
+
+def test_the_contrast_is_of_a_bounded_number_of_nodes_at_a_time(
+    board: Interactions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loss_by(most: int) -> float:
+        monkeypatch.setattr(rlmrec_con, "_MOST_CONTRASTED", most)
+        backbone = make(board, model="rlmrec_con").objective.backbone
+        backbone.rows(torch.cat([user_ids, item_ids + board.num_users]))
+        loss = backbone.auxiliary(user_ids, item_ids)
+        assert loss is not None
+        return float(loss.detach())
+
+    user_ids, item_ids = torch.arange(20), torch.arange(20)
+    assert loss_by(1) == pytest.approx(0.0, abs=1e-6)  # each against itself alone
+    assert 0 < loss_by(5) < loss_by(10) < loss_by(20)
+    assert loss_by(20) == loss_by(2048)
 
 
 def test_what_cannot_be_added_to_is_refused(board: Interactions) -> None:

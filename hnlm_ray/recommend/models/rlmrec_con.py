@@ -1,8 +1,11 @@
 """RLMRec-Con (Ren et al., 2024): any backbone, whose embeddings are contrasted with an MLP of the nodes' texts.
 
 The authors contrast a user with all users, and the negatives among themselves as well; here the batch's distinct users
-are contrasted with each other, and its distinct positive items: what a step costs does not grow with the data.
+are contrasted with each other, and its distinct positive items, at most 2,048 at a time: what a step costs does not
+grow with the data, nor what a pair costs with the batch.
 """
+
+import math
 
 import torch
 
@@ -10,6 +13,9 @@ from hnlm_ray.recommend.losses import info_nce
 from hnlm_ray.recommend.models.addon import AddOn
 from hnlm_ray.recommend.models.base import ModelArgs, Rows
 from hnlm_ray.recommend.models.text import first_places, mlp, text_nodes
+
+_MOST_CONTRASTED = 2048
+"""Nodes that are contrasted with each other: it takes their square."""
 
 
 class RLMRecCon(AddOn):
@@ -35,10 +41,17 @@ class RLMRecCon(AddOn):
         own = super().auxiliary(user_ids, item_ids)
         total = self._final.new_zeros(()) if own is None else own
         for nodes, offset in ((user_ids, 0), (item_ids + self.num_users, len(user_ids))):
-            places = first_places(nodes)
+            places = first_places(nodes).sort().values  # in the order of the batch, which is at random
             text = self.text[nodes[places]]
             has_text = text.any(1)
             if has_text.any():
                 emb = self._final[offset + places[has_text]]
-                total = total + self.weight * info_nce(emb, self.mlp(text[has_text]), self.temperature)
+                total = total + self.weight * self._contrast(emb, self.mlp(text[has_text]))
         return total
+
+    def _contrast(self, emb: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        """InfoNCE within groups of about the same size, mean over all rows."""
+        size = math.ceil(len(emb) / math.ceil(len(emb) / _MOST_CONTRASTED))
+        groups = zip(emb.split(size), text.split(size), strict=True)
+        losses = [info_nce(e, t, self.temperature) * len(e) for e, t in groups]
+        return torch.stack(losses).sum() / len(emb)
