@@ -26,6 +26,7 @@ from hnlm_ray.ingest.source import check, input_fingerprint
 from hnlm_ray.memory import MemoryMonitor, return_freed_memory
 from hnlm_ray.progress import Progress
 from hnlm_ray.recommend.names import reads_text
+from hnlm_ray.run_lock import sole_writer
 from hnlm_ray.store import Folder, ManifestEntry, RunDir
 from hnlm_ray.tracking import check_trackers, numbers_of, observed
 
@@ -271,21 +272,30 @@ def run_pipeline(
     """Run the pipeline, or what is left of it, and return its run directory.
 
     Raises:
-        UserError: the input is missing or not as the config says, or resources do not suffice.
+        UserError: the input is missing or not as the config says, resources do not suffice, or another process
+            writes the run directory.
     """
-    from hnlm_ray.plan import check_models, demands
-    from hnlm_ray.runtime import connected, local_resources, preflight
+    from hnlm_ray.plan import check_models
 
     check(config.data)
     check_models(config)
     target = RunDir(run_dir or f"runs/{config.name}")
     check_trackers(config.runtime, target.folder.uri)
+    with sole_writer(target):
+        _run_what_is_left(config, target, until, terminal)
+    return target
+
+
+def _run_what_is_left(config: RunConfig, target: RunDir, until: str, terminal: TextIO | None) -> None:
+    from hnlm_ray.plan import demands
+    from hnlm_ray.runtime import connected, local_resources, preflight
+
     planned = plan(config, target, until)
     run = Run(config, terminal)
     if all(item.state == "done" for item in planned):
         publish(target, {item.stage.name: item.fingerprint for item in planned})
         run.say(f"nothing to do: all {len(planned)} stages of this config stand complete in {target.folder.uri}")
-        return target
+        return
     needed = demands(config, planned)
     if config.runtime.is_local():
         preflight(needed, local_resources(config.runtime, Path(target.folder.path)))
@@ -299,7 +309,6 @@ def run_pipeline(
                 run_stages(config, target, planned, run)
             finally:
                 run.close()
-    return target
 
 
 def publish(run_dir: RunDir, fingerprints: dict[str, str]) -> None:

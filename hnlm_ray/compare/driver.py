@@ -17,6 +17,7 @@ from hnlm_ray.errors import UserError
 from hnlm_ray.pipeline import plan, run_pipeline
 from hnlm_ray.plan import check_models
 from hnlm_ray.progress import Progress
+from hnlm_ray.run_lock import sole_writer
 from hnlm_ray.runtime import Demand, Resources, connected
 from hnlm_ray.store import Folder, RunDir
 
@@ -46,8 +47,8 @@ def compare(
     The results are written to the run directory and, unless reduced, beside the config as `NAME.results.json`.
 
     Raises:
-        UserError: the file is not accepted, a row's model is not there, there are no validation data, or no room for
-            a single training.
+        UserError: the file is not accepted, a row's model is not there, there are no validation data, no room for a
+            single training, or another process writes the run directory.
     """
     config, whole = load_compare(config_path, overrides)
     wanted = reduced(whole, rows, seeds, trials)
@@ -55,7 +56,7 @@ def compare(
         check_models(row_of_stages)  # a row's own model as well, before the stages of the others take their time
     target = RunDir(run_dir or f"runs/{config.name}")
     runs = Runs(config, wanted, target)
-    with connected(config.runtime):
+    with sole_writer(target), connected(config.runtime):
         run_shared_stages(config, wanted, target, terminal)
         dataset = target.artifact("dataset", runs.shared(config)["ingest"])
         if not dataset.num_rows("valid") or not dataset.num_rows("test"):

@@ -18,6 +18,7 @@ from hnlm_ray.errors import UserError
 from hnlm_ray.pipeline import plan, run_pipeline
 from hnlm_ray.progress import Progress
 from hnlm_ray.recommend.names import reads_text
+from hnlm_ray.run_lock import sole_writer
 from hnlm_ray.runtime import Demand, Resources, connected
 from hnlm_ray.store import Folder, RunDir
 from hnlm_ray.sweep.config import SweepConfig, load_sweep, with_point
@@ -46,12 +47,13 @@ def tune(config_path: str, overrides: Sequence[str] = (), run_dir: str = "", ter
     """Run a sweep, or what is left of it, then train and test its winner once.
 
     Raises:
-        UserError: the file is not accepted, no validation data, or no room for a single trial.
+        UserError: the file is not accepted, no validation data, no room for a single trial, or another process
+            writes the run directory.
     """
     config, settings = load_sweep(config_path, overrides)
     target = RunDir(run_dir or f"runs/{config.name}")
     check_trackers(config.runtime, target.folder.uri)
-    with connected(config.runtime), observed(config, target) as observers:
+    with sole_writer(target), connected(config.runtime), observed(config, target) as observers:
         for stage in _shared_stages(config, settings):
             run_pipeline(config, target.folder.uri, until=stage, terminal=terminal)
         sweep = _at(config, settings, target)
