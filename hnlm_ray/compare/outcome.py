@@ -16,6 +16,7 @@ from hnlm_ray.store import Folder
 METRICS = ("recall@20", "ndcg@20")
 """What the table shows and tests."""
 SCHEMA = 1
+_RIVALS = ("rival", "outsider")
 
 
 @dataclass(frozen=True)
@@ -106,28 +107,32 @@ def results_of(runs: Runs, findings: Sequence[Finding], config_path: str) -> dic
         "best_classical": classical.row.name if classical else None,
         "relative_gain": best["relative_gain"] if best and classical else {},
         "p_value": best["p"] if best and classical else {},
-        "over_controls": over_controls(findings, hnlm) if hnlm else {},
+        "over_controls": leads_over(best, [row for row in rows if row["of"] == best["method"]]) if best else {},
+        "over_rivals": leads_over(best, [row for row in rows if row["kind"] in _RIVALS]) if best else {},
         "num_comparisons": len(findings) - 1,
         "rows": rows,
     }
 
 
-def over_controls(findings: Sequence[Finding], hnlm: Finding) -> dict[str, dict[str, dict[str, float | None]]]:
-    """Control of `hnlm` -> `relative_gain` | `p` -> metric: what the variant has over itself with one thing taken away.
+def leads_over(
+    best: Mapping[str, Any], others: Sequence[Mapping[str, Any]]
+) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Other row -> `relative_gain` | `p` -> metric: what the row `best` has over it; rows as the results hold them.
 
-    p is that of the paired t-test over seeds, Holm-corrected over these controls.
+    p is that of the paired t-test over seeds, Holm-corrected over `others`; None with fewer than two seeds.
     """
-    own = [finding for finding in findings if finding.row.of == hnlm.row.name]
-    p_values = corrected_p_values([hnlm, *own], hnlm)["seeds"]
-    return {
-        control.row.name: {
-            "relative_gain": {
-                metric: float(hnlm.test[metric].mean() / control.test[metric].mean() - 1) for metric in METRICS
-            },
-            "p": {metric: p_values[metric].get(control.row.name) for metric in METRICS},
-        }
-        for control in own
+    leads: dict[str, dict[str, dict[str, float | None]]] = {
+        other["method"]: {"relative_gain": {}, "p": {}} for other in others
     }
+    for metric in METRICS:
+        ours = np.array(best["per_seed"][metric])
+        theirs = [np.array(other["per_seed"][metric]) for other in others]
+        raw = [paired_p_value(ours, values) for values in theirs] if len(ours) > 1 else []
+        p_values = holm(raw) if raw else [None] * len(others)
+        for lead, values, p in zip(leads.values(), theirs, p_values, strict=True):
+            lead["relative_gain"][metric] = float(ours.mean() / values.mean() - 1)
+            lead["p"][metric] = p
+    return leads
 
 
 def corrected_p_values(

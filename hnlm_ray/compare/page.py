@@ -6,7 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from hnlm_ray.compare.table import cells, head, over_controls, verdict
+from hnlm_ray.compare.table import cells, head, leads, verdict
 from hnlm_ray.report import charts
 from hnlm_ray.report.page import environment
 
@@ -32,7 +32,7 @@ def render(results: Mapping[str, Any]) -> str:
         results=results,
         plots=plots,
         verdict=verdict(results),
-        controls=over_controls(results),
+        leads=leads(results),
         sections=_sections(results),
     )
 

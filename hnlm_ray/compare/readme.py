@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hnlm_ray.compare.outcome import METRICS
-from hnlm_ray.compare.table import over_controls, p_text, verdict
+from hnlm_ray.compare.table import leads, p_text, verdict
 from hnlm_ray.errors import UserError
 
 RESULTS_SUFFIX = ".results.json"
@@ -50,8 +50,9 @@ def _table(results: Mapping[str, Any]) -> str:
     for row in results["rows"]:
         kind = f"control of `{row['of']}`" if row["of"] else row["kind"]
         lines.append(f"| `{row['method']}` | {kind} | " + " | ".join(_cells(row, results)) + " |")
-    controls = over_controls(results)
-    return "\n".join([*lines, "", *([f"{controls}.", ""] if controls else [])])
+    for lead in leads(results):
+        lines += ["", f"{lead}."]
+    return "\n".join([*lines, ""])
 
 
 def _cells(row: Mapping[str, Any], results: Mapping[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ def table(results: Mapping[str, Any]) -> str:
     lines = [list(head()), *(list(cells(row, results)) for row in results["rows"])]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     shown = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join([*shown, "", *filter(None, [verdict(results), over_controls(results)])])
+    return "\n".join([*shown, "", verdict(results), *leads(results)])
 
 
 def head() -> Sequence[str]:
@@ -55,13 +55,21 @@ def verdict(results: Mapping[str, Any]) -> str:
     return f"chosen on validation: {results['best_hnlm']} against {results['best_classical']}: {gains}"
 
 
-def over_controls(results: Mapping[str, Any]) -> str:
-    """What the best variant has over each of its controls, in one sentence; empty where it has none."""
-    parts = []
-    for control, found in results["over_controls"].items():
-        gains = " / ".join(
-            f"{100 * found['relative_gain'][metric]:+.1f} % (p {p_text(found['p'][metric]) or 'n/a'})"
-            for metric in METRICS
+def leads(results: Mapping[str, Any]) -> list[str]:
+    """What the best variant has over its controls and over the rivals and outsiders: a sentence each, where any are."""
+    return [
+        f"{results['best_hnlm']} over {them} ({' / '.join(METRICS)}): "
+        + "; ".join(_lead(other, found) for other, found in over.items())
+        for them, over in (
+            ("its controls", results["over_controls"]),
+            ("rivals and outsiders", results["over_rivals"]),
         )
-        parts.append(f"{control} {gains}")
-    return f"{results['best_hnlm']} over its controls ({' / '.join(METRICS)}): " + "; ".join(parts) if parts else ""
+        if over
+    ]
+
+
+def _lead(other: str, found: Mapping[str, Any]) -> str:
+    gains = (
+        f"{100 * found['relative_gain'][metric]:+.1f} % (p {p_text(found['p'][metric]) or 'n/a'})" for metric in METRICS
+    )
+    return f"{other} {' / '.join(gains)}"
