@@ -1,4 +1,4 @@
-"""The trainings of a comparison: which there are, what each is called, and one of them from start to end.
+"""The trainings of a comparison: which there are, and what each is called.
 
 A run is named by everything that decides it (the fingerprints of the pipeline), never by its row: a comparison that
 gets more rows, seeds or trials repeats nothing, and rows that agree share their runs.
