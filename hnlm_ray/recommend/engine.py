@@ -125,8 +125,8 @@ class DeepSpeedEngine:
                     safe_set_full_fp32_param(parameter, tensors[name].to(parameter.device))
                     for moment in _MOMENTS:
                         safe_set_full_optimizer_state(parameter, tensors[f"{moment}/{name}"], moment)
-        for state in self.optimizer.state.values():
-            state["step"] = torch.tensor(float(num_steps))
+        for held, state in self.optimizer.state.items():
+            state["step"] = _step_count(num_steps, held)
 
 
 def build_optimizer(module: nn.Module, lr: float) -> torch.optim.Adam:
@@ -153,4 +153,9 @@ def _load_optimizer_state(
             parameter.copy_(tensors[name])
             if f"{_MOMENTS[0]}/{name}" in tensors:
                 state = {moment: tensors[f"{moment}/{name}"].to(parameter) for moment in _MOMENTS}
-                optimizer.state[parameter] = {"step": torch.tensor(float(num_steps)), **state}
+                optimizer.state[parameter] = {"step": _step_count(num_steps, parameter), **state}
+
+
+def _step_count(num_steps: int, parameter: torch.Tensor) -> torch.Tensor:
+    """As fused Adam keeps it: a float on the parameter's own device."""
+    return torch.tensor(float(num_steps), device=parameter.device)

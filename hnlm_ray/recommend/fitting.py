@@ -30,7 +30,7 @@ from hnlm_ray.recommend.pool import (
 from hnlm_ray.recommend.samplers import Sampler, build_sampler
 from hnlm_ray.recommend.samplers.base import NegativeSampler
 from hnlm_ray.recommend.text_vectors import TextVectors
-from hnlm_ray.recommend.trainer import Trainer
+from hnlm_ray.recommend.trainer import Refresh, Trainer
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,12 @@ def build_trainer(
     base = build_sampler(config.sampler, user_items, seed)
     sampler: NegativeSampler = base
     aligned = alignment = pool_draw = false_negatives = None
-    refresh: Callable[[np.ndarray, np.ndarray], None] | None = None
+    refresh: Refresh | None = None
     if hnlm is not None:
-        assert llm is not None
+        if llm is None:
+            raise UserError(
+                f"hnlm.variant={hnlm.variant!r} needs negatives of the LLM stages: give `llm`, or set hnlm.variant=none"
+            )
         if hnlm.variant == "aligned":
             assert llm.vectors is not None
             aligned = AlignedMix(llm.vectors, hnlm)
@@ -107,6 +110,10 @@ def build_trainer(
         false_negatives,
     )
     objective.to(device)
+    if engine is None and config.precision != "fp32":
+        raise UserError(
+            f"precision={config.precision!r} is DeepSpeed's, and this training runs without: set precision=fp32"
+        )
     wrapped = engine(objective) if engine else BareEngine(objective, config.lr)
     trainer = Trainer(objective, wrapped, interactions, config, seed, checkpoint)
     trainer.pool_draw = pool_draw
@@ -117,7 +124,7 @@ def build_trainer(
 
 def _with_pool(
     base: Sampler, hnlm: HnlmConfig, llm: LlmNegatives, interactions: Interactions, seed: int
-) -> tuple[NegativeSampler, PoolDraw, Callable[[np.ndarray, np.ndarray], None]]:
+) -> tuple[NegativeSampler, PoolDraw, Refresh]:
     """The sampler over base candidates and the pool, the pool's draw, and what re-scores its windows."""
     assert llm.pool is not None
     assert llm.user_emb is not None

@@ -14,8 +14,6 @@ from hnlm_ray.recommend.loops import load_llm_negatives, load_text
 from hnlm_ray.recommend.trainer import Trainer
 from hnlm_ray.store import Folder
 
-PoolSource = Literal["embeddings", "negatives"]
-
 
 def trainer_on(
     artifacts: dict[str, str],

@@ -7,14 +7,14 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
 from hnlm_ray.memory import keep_freed_memory
-from hnlm_ray.recommend.checkpoint import Checkpoint, TrainState
+from hnlm_ray.recommend.checkpoint import Checkpoint, Saved, TrainState
 from hnlm_ray.recommend.compiled import use_torch_threads
 from hnlm_ray.recommend.config import FitConfig
 from hnlm_ray.recommend.engine import Engine
@@ -28,6 +28,12 @@ from hnlm_ray.recommend.samplers.base import Batch
 _STEPS_BETWEEN_CLOCKS = 50
 """Ranks agree on the clock this often; in between a checkpoint cannot be due."""
 _USERS_PER_BLOCK = 256
+
+
+class Refresh(Protocol):
+    """Chooses negatives anew by a model's embeddings, [U, D] and [I, D]."""
+
+    def __call__(self, user_emb: np.ndarray, item_emb: np.ndarray) -> None: ...
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -46,14 +52,16 @@ class Trainer:
     checkpoint: Checkpoint | None = None
     on_epoch: Callable[[int, dict[str, float]], None] = lambda epoch, metrics: None
     """Called on every rank after each epoch"""
-    refresh: Callable[[np.ndarray, np.ndarray], None] | None = None
-    """Called with (user_emb, item_emb) every `refresh_every` epochs"""
+    refresh: Refresh | None = None
+    """Called every `refresh_every` epochs"""
     refresh_every: int = 0
     pool_draw: PoolDraw | None = None
     """The pool of `grounded` and `hybrid`, where there is one"""
     state: TrainState = field(default_factory=TrainState)
     best: dict[str, np.ndarray] = field(default_factory=dict)
     """Tensors of the best validation"""
+    refreshed: dict[str, np.ndarray] = field(default_factory=dict)
+    """What `refresh` was last called with: a resumed run calls it again"""
 
     def __post_init__(self) -> None:
         self.rank = dist.get_rank() if dist.is_initialized() else 0
@@ -62,6 +70,7 @@ class Trainer:
         self.pair_ids = np.flatnonzero(counts < self.interactions.num_items)
         """Pairs that can be trained: a user who has every item has no negative."""
         self.validates = bool(self.interactions.valid.counts.any())
+        self._epoch_began = time.perf_counter()
         use_torch_threads()
         keep_freed_memory()
 
@@ -74,13 +83,14 @@ class Trainer:
         self._resume()
         saved_at = time.monotonic()
         while self.state.epoch < self.config.epochs and not self._stopped():
-            start, self.objective.sampling_s = time.perf_counter(), 0.0
-            self._refresh()
+            self._epoch_began = time.perf_counter() - self.state.epoch_s
+            self.objective.sampling_s = self.state.sampling_s
+            self._refresh_if_due()
             for batch in self.batches():
                 self.step(batch)
                 if self.state.step % _STEPS_BETWEEN_CLOCKS == 0:
                     saved_at = self._save_if_due(saved_at)
-            metrics = self._finish_epoch(time.perf_counter() - start)
+            metrics = self._finish_epoch()
             saved_at = self._save_if_due(saved_at)
             self.on_epoch(self.state.epoch, metrics)
         self._save()
@@ -121,12 +131,13 @@ class Trainer:
         self.state.num_steps += 1
         self.state.loss_sum += value * batch.global_size / self.world_size
 
-    def _finish_epoch(self, seconds: float) -> dict[str, float]:
-        state = self.state
+    def _finish_epoch(self) -> dict[str, float]:
+        state, seconds = self.state, time.perf_counter() - self._epoch_began
         loss = float(self._sum_over_ranks(np.array([state.loss_sum]))[0]) / max(1, len(self.pair_ids))
         entry: dict[str, Any] = {"epoch": state.epoch + 1, "loss": loss, "seconds": seconds}
         entry["sampling_s"] = self.objective.sampling_s
         state.epoch, state.step, state.loss_sum = state.epoch + 1, 0, 0.0
+        state.epoch_s = state.sampling_s = 0.0
         shown = {"loss": loss}
         if self.validates and (state.epoch % self.config.eval_every == 0 or state.epoch == self.config.epochs):
             entry["valid"] = self._validate()
@@ -160,10 +171,13 @@ class Trainer:
     def _stopped(self) -> bool:
         return self.state.validations_without_gain >= self.config.patience
 
-    def _refresh(self) -> None:
-        if self.refresh and self.refresh_every and self.state.epoch % self.refresh_every == 0 and self.state.epoch:
+    def _refresh_if_due(self) -> None:
+        """Before the first step of every `refresh_every`-th epoch; within one it has been done."""
+        state, every = self.state, self.refresh_every
+        if self.refresh and every and state.epoch and state.epoch % every == 0 and state.step == 0:
             tensors = self.tensors()
-            self.refresh(tensors["user_emb"], tensors["item_emb"])
+            self.refreshed = {name: tensors[name] for name in ("user_emb", "item_emb")}
+            self.refresh(**self.refreshed)
 
     def _sum_over_ranks(self, values: np.ndarray) -> np.ndarray:
         if self.world_size == 1:
@@ -186,14 +200,19 @@ class Trainer:
         if self.checkpoint is None:
             return
         tensors = self.engine.state()
+        if self.state.step:
+            self.state.epoch_s = time.perf_counter() - self._epoch_began
+            self.state.sampling_s = self.objective.sampling_s
         loss_sum = float(self._sum_over_ranks(np.array([self.state.loss_sum]))[0])
         if self.rank == 0:
-            self.checkpoint.save(replace(self.state, loss_sum=loss_sum), tensors, self.best)
+            self.checkpoint.save(Saved(replace(self.state, loss_sum=loss_sum), tensors, self.best, self.refreshed))
 
     def _resume(self) -> None:
-        if self.checkpoint is None or (loaded := self.checkpoint.load()) is None:
+        if self.checkpoint is None or (saved := self.checkpoint.load()) is None:
             return
-        self.state, tensors, self.best = loaded
-        self.engine.load_state(tensors, self.state.num_steps)
+        self.state, self.best, self.refreshed = saved.state, saved.best, saved.refreshed
+        self.engine.load_state(saved.engine, self.state.num_steps)
+        if self.refresh and self.refreshed:
+            self.refresh(**self.refreshed)
         if self.rank > 0:
             self.state.loss_sum = 0.0  # rank 0 carries what all ranks had summed

@@ -13,7 +13,7 @@ from board_data import checkerboard, write_dataset, write_embeddings
 
 from hnlm_ray.recommend.checkpoint import Checkpoint
 from hnlm_ray.recommend.config import TrainConfig
-from hnlm_ray.recommend.engine import DeepSpeedEngine
+from hnlm_ray.recommend.engine import DeepSpeedEngine, _step_count
 from hnlm_ray.recommend.fitting import build_trainer
 from hnlm_ray.recommend.interactions import Interactions
 from hnlm_ray.recommend.loops import load_llm_negatives
@@ -29,17 +29,35 @@ class Killed(RuntimeError):
     """Stands for a process that ends in the middle of an epoch."""
 
 
-@pytest.mark.parametrize("model", ["lightgcn", "simgcl", "sgl"])
+@pytest.mark.parametrize("killed_at", [(2, 3), (3, 1)])
+@pytest.mark.parametrize(
+    ("model", "hnlm"),
+    [
+        ("lightgcn", {"variant": "none"}),
+        ("simgcl", {"variant": "none"}),
+        ("sgl", {"variant": "none"}),
+        ("lightgcn", {"variant": "grounded", "window": [0.3, 0.7], "refresh_every": 2}),
+        ("lightgcn", {"variant": "graded", "num_false_negatives": 3, "refresh_every": 2}),
+    ],
+)
 def test_a_run_killed_within_an_epoch_ends_like_an_undisturbed_one(
-    model: str, board: Interactions, folder: Folder, monkeypatch: pytest.MonkeyPatch
+    model: str,
+    hnlm: dict[str, Any],
+    killed_at: tuple[int, int],
+    board: Interactions,
+    artifacts: dict[str, str],
+    folder: Folder,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("hnlm_ray.recommend.trainer._STEPS_BETWEEN_CLOCKS", 1)
+    hnlm |= {"control": "window-only"} if hnlm["variant"] == "graded" else {}
     config = TrainConfig.model_validate(
-        {**SMALL, "model": model, "hnlm": {"variant": "none"}, "checkpoint_every_s": 1e-9}
+        {**SMALL, "model": model, "hnlm": hnlm, "sampler": {"kind": "dns"}, "checkpoint_every_s": 1e-9}
     )
 
     def start(target: Folder | None) -> Trainer:
-        return build_trainer(board, config, 0, checkpoint=Checkpoint(target) if target else None)
+        llm = load_llm_negatives(artifacts, board, config, 0)
+        return build_trainer(board, config, 0, llm, checkpoint=Checkpoint(target) if target else None)
 
     undisturbed = start(None)
     expected = undisturbed.fit()
@@ -47,21 +65,28 @@ def test_a_run_killed_within_an_epoch_ends_like_an_undisturbed_one(
     step = disturbed.objective.forward
 
     def dying(batch: Batch) -> torch.Tensor:
-        if (batch.epoch, batch.step) == (2, 3):
+        if (batch.epoch, batch.step) == killed_at:
             raise Killed
         return step(batch)
 
     monkeypatch.setattr(disturbed.objective, "forward", dying)
     with pytest.raises(Killed):
         disturbed.fit()
-    resumed = start(folder)
+    resumed, saved = start(folder), Checkpoint(folder).load()
     tensors = resumed.fit()
+    assert saved is not None
+    assert resumed.state.history[killed_at[0]]["seconds"] > saved.state.epoch_s > 0
+    assert resumed.state.history[killed_at[0]]["sampling_s"] > saved.state.sampling_s > 0
     assert resumed.state.num_steps == undisturbed.state.num_steps
     for name, tensor in expected.items():
         np.testing.assert_array_equal(tensors[name], tensor)
     keep = ("epoch", "loss", "valid")
     histories = [[{key: e[key] for key in keep if key in e} for e in t.state.history] for t in (resumed, undisturbed)]
     assert histories[0] == histories[1]
+
+
+def test_a_resumed_optimizer_counts_on_the_device_of_its_parameters() -> None:
+    assert _step_count(3, torch.empty(2, device="meta")).device.type == "meta"  # fused Adam takes no other
 
 
 def trainer_of(root: str, world_size: int = 1, zero_stage: int = 0) -> Trainer:
