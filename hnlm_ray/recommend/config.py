@@ -41,11 +41,13 @@ class SamplerConfig(Section):
     """alpha of AHNS: added to the positive's score."""
     ahns_beta: float = Field(default=0.5, gt=0)
     """beta of AHNS: overall hardness."""
-    ahns_power: float = Field(default=-2.0, lt=0)
+    ahns_power: float = Field(default=-2.0, lt=-1)
     """p of AHNS: how fast hardness falls with the positive's score."""
 
     @model_validator(mode="after")
-    def _top_m_within_candidates(self) -> "SamplerConfig":
+    def _enough_candidates(self) -> "SamplerConfig":
+        if self.kind == "mixgcf" and self.num_candidates < 2:
+            raise ValueError(f"num_candidates={self.num_candidates}: mixgcf compares candidates, set 2 or more")
         if self.kind == "dns_mn" and self.top_m > self.num_candidates:
             raise ValueError(f"top_m={self.top_m} must not exceed num_candidates={self.num_candidates}")
         return self

@@ -64,9 +64,15 @@ class HardNegatives:
         """One hard negative per pair, as original item ids. The same call draws anew each time.
 
         Raises:
-            UserError: an id is unknown.
+            UserError: an id is unknown, or a user has every item of the catalogue.
         """
         users, items = self.users.indices(user_ids), self.items.indices(item_ids)
+        sated = users[self.interactions.train.counts[users] == self.interactions.num_items]
+        if len(sated):
+            raise UserError(
+                f"user {self.users.keys[sated[0]]!s} has every item of the catalogue, so that nothing is a negative: "
+                "leave this user's pairs out"
+            )
         keys = users * self.interactions.num_items + items
         place = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
         known = self._keys[place] == keys

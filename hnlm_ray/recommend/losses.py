@@ -48,6 +48,8 @@ def direct_au(user_BD: torch.Tensor, pos_BD: torch.Tensor, uniformity: float) ->
 
 
 def _uniformity(x_BD: torch.Tensor) -> torch.Tensor:
+    if len(x_BD) < 2:
+        return x_BD.new_zeros(())  # one row has nothing to be spread from
     return torch.pdist(x_BD).square().mul(-2).exp().mean().log()
 
 
@@ -59,10 +61,13 @@ def contrast(user_BD: torch.Tensor, pos_BD: torch.Tensor, h_BD: torch.Tensor, ta
 
 
 def info_nce(view_a_RD: torch.Tensor, view_b_RD: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Two views of the same R rows against each other: mean over rows, a scalar (SGL, SimGCL, XSimGCL)."""
+    """Two views of the same R rows against each other: mean over rows, a scalar (SGL, SimGCL, XSimGCL).
+
+    0 without rows: a rank may have none of the last batch.
+    """
     a, b = F.normalize(view_a_RD, dim=-1), F.normalize(view_b_RD, dim=-1)
     logits = a @ b.T / temperature
-    return (logits.logsumexp(dim=1) - logits.diagonal()).mean()
+    return (logits.logsumexp(dim=1) - logits.diagonal()).sum() / max(1, len(logits))
 
 
 def layer0_penalty(*base_BD: torch.Tensor) -> torch.Tensor:

@@ -143,7 +143,7 @@ class Objective(nn.Module):
         """The mixed negative and its layer 0; after users and positives come the rows of each layer's candidate."""
         assert read.layers is not None
         size, num_layers = len(batch.user_ids), len(read.layers)
-        candidates = read.layers[:, 2 * size :].unflatten(1, (num_layers, size))
+        candidates = read.layers[:, 2 * size : (2 + num_layers) * size].unflatten(1, (num_layers, size))
         chosen = candidates.diagonal(dim1=0, dim2=1).permute(2, 0, 1)  # of layer l the rows of layer l
         beta = mixgcf.mixing_weights(self.seed, batch, num_layers - 1)
         mixed = mixgcf.mix(read.layers[:, size : 2 * size], chosen, beta)

@@ -130,7 +130,8 @@ def pool_from_negatives(negatives: Folder, interactions: Interactions, pool_size
 
 def random_pool(interactions: Interactions, like: Pool, seed: int) -> Pool:
     """Control `window-only`: as many random unseen items per pair as `like` has, no text at all."""
-    pair_ids = np.arange(interactions.num_pairs)
+    sated = interactions.train.counts[interactions.user_ids] == interactions.num_items
+    pair_ids = np.flatnonzero(~sated)  # whose pool is empty anyhow: there is nothing that could be drawn
     pool = _mapped(like.item_ids.shape)
     proposal = Uniform(interactions.train, seed + 1)
     for start in range(0, len(pair_ids), _PAIRS_PER_BLOCK):

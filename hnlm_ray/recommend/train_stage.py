@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING, Any
 
 from hnlm_ray.distributed import run_training
-from hnlm_ray.errors import UserError
 from hnlm_ray.recommend.artifact import HISTORY_FILE, IDS_FILE, RecommenderArtifact, ids_table
 from hnlm_ray.recommend.checkpoint import Checkpoint
 from hnlm_ray.recommend.closed_form import solve
@@ -40,9 +39,6 @@ def run(ctx: "StageContext") -> dict[str, Any]:
 
 
 def _solve(config: TrainConfig, inputs: dict[str, str], out: Folder) -> dict[str, Any]:
-    """Such a model takes no negatives: a config that asks for them would silently not get them."""
-    if config.hnlm.variant != "none":
-        raise UserError(f"train.model={config.model!r} is not trained with negatives: set train.hnlm.variant=none")
     interactions = Interactions.load(Folder(inputs["dataset"]))
     tensors = solve(config, interactions.train, load_text(inputs, interactions))
     RecommenderArtifact(tensors, config.result_dict(), interactions.train).save(out)

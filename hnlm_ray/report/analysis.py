@@ -3,7 +3,7 @@
 Legend: `U` users, `I` items, `N` negatives or observations, `S` seeds, `G` groups.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,15 +42,6 @@ def count_groups(counts: np.ndarray, num_groups: int) -> list[Group]:
         members = np.flatnonzero(of_member == index)
         groups.append(Group(int(counts[members].min()), int(counts[members].max()), members))
     return groups
-
-
-def group_means(values: np.ndarray, groups: Sequence[Group]) -> list[float]:
-    """Mean of a per-user (or per-item) value in each group; NaN marks members without a value, NaN an empty group."""
-    means = []
-    for group in groups:
-        known = values[group.members][~np.isnan(values[group.members])]
-        means.append(float(known.mean()) if len(known) else float("nan"))
-    return means
 
 
 def gini(counts: np.ndarray) -> float:
@@ -162,32 +153,3 @@ def holm(p_values: Sequence[float]) -> list[float]:
         running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
         corrected[index] = running
     return [float(value) for value in corrected]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One method against the reference, over the same seeds."""
-
-    mean: float
-    std: float
-    """Sample standard deviation over seeds."""
-    relative_gain: float
-    """mean / reference mean - 1."""
-    p_value: float
-    """Paired t-test against the reference, Holm-corrected over all methods compared."""
-
-
-def compare(values: Mapping[str, np.ndarray], reference: str) -> dict[str, Comparison]:
-    """Every method against `reference`; values: method -> metric per seed [S], seeds in the same order everywhere."""
-    base = np.asarray(values[reference], dtype=np.float64)
-    rivals = [name for name in values if name != reference]
-    corrected = dict(zip(rivals, holm([paired_p_value(values[name], base) for name in rivals]), strict=True))
-    return {
-        name: Comparison(
-            mean=float(np.mean(seeds)),
-            std=float(np.std(seeds, ddof=1)),
-            relative_gain=float(np.mean(seeds) / base.mean() - 1),
-            p_value=corrected.get(name, 1.0),
-        )
-        for name, seeds in values.items()
-    }

@@ -168,6 +168,15 @@ def test_refresh_chooses_by_the_current_model() -> None:
     assert (false_negatives.item_ids != before).any()
 
 
+def test_it_stands_beside_mixgcf() -> None:
+    data, _ = shop()
+    mixed = trainer(data, found(data, None), epochs=2, sampler={"kind": "mixgcf", "num_candidates": 4})
+    plain = trainer(data, found(data, None, weight=0.0), epochs=2, sampler={"kind": "mixgcf", "num_candidates": 4})
+    tensors = mixed.fit()
+    assert np.isfinite(tensors["item_emb"]).all()
+    assert np.abs(tensors["item_emb"] - plain.fit()["item_emb"]).max() > 1e-6
+
+
 @pytest.mark.parametrize("behaviour", ["signal", "ease", "both"])
 def test_whose_behaviour(board: Interactions, artifacts: dict[str, str], behaviour: str) -> None:
     hnlm = {"variant": "graded", "control": "window-only", "behaviour": behaviour, "num_false_negatives": 3}

@@ -12,6 +12,7 @@ from hnlm_ray.recommend.config import FitConfig, TrainConfig
 from hnlm_ray.recommend.ease import LinearScorer, solve_ease
 from hnlm_ray.recommend.fitting import build_trainer
 from hnlm_ray.recommend.interactions import Interactions, UserItems
+from hnlm_ray.recommend.losses import info_nce
 from hnlm_ray.recommend.models import MODELS
 from hnlm_ray.recommend.ranking import EmbeddingScorer, Scorer, evaluate
 from hnlm_ray.recommend.trainer import NonFiniteLossError, Trainer
@@ -63,6 +64,36 @@ def test_every_sampler_trains(kind: str, board: Interactions) -> None:
 def test_every_loss_trains(kind: str, board: Interactions) -> None:
     trainer = make(board, loss={"kind": kind, "num_shared_negatives": 16})
     assert recall(board, scorer_of(trainer.fit())) >= 0.9
+
+
+def test_mixgcf_trains_with_shared_negatives(board: Interactions) -> None:
+    loss = {"kind": "softmax", "num_shared_negatives": 16}
+    trainer = make(board, loss=loss, sampler={"kind": "mixgcf", "num_candidates": 4})
+    assert recall(board, scorer_of(trainer.fit())) >= 0.9
+
+
+@pytest.mark.parametrize("config", [{"loss": {"kind": "directau"}}, {"model": "simgcl"}, {"loss": {"kind": "infonce"}}])
+def test_a_last_batch_of_one_pair_is_no_trouble(config: dict[str, Any], board: Interactions) -> None:
+    trainer = make(board, batch_size=board.num_pairs - 1, epochs=2, **config)
+    assert np.isfinite(trainer.fit()["item_emb"]).all()
+
+
+def test_nothing_is_contrasted_where_a_rank_has_no_pair() -> None:
+    nothing = torch.zeros(0, 4, requires_grad=True)
+    loss = info_nce(nothing, nothing, 0.2)
+    assert loss.item() == 0.0
+    loss.backward()
+    assert nothing.grad is not None
+
+
+def test_simgcl_needs_a_layer(board: Interactions) -> None:
+    with pytest.raises(UserError, match="set at least 1"):
+        make(board, model="simgcl", num_layers=0)
+
+
+def test_bf16_is_refused_without_deepspeed(board: Interactions) -> None:
+    with pytest.raises(UserError, match="set precision=fp32"):
+        make(board, precision="bf16")
 
 
 @pytest.mark.parametrize("model", ["mf", "ngcf", "simgcl", "xsimgcl", "alpharec"])

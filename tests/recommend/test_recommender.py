@@ -8,7 +8,7 @@ from hnlm_ray.errors import UserError
 from hnlm_ray.recommend.config import FitConfig, HnlmConfig, TrainConfig
 from hnlm_ray.recommend.hard_negatives import HardNegatives
 from hnlm_ray.recommend.interactions import Interactions
-from hnlm_ray.recommend.pool import Pool
+from hnlm_ray.recommend.pool import Pool, random_pool
 from hnlm_ray.recommend.recommender import IdMap, Recommender
 from hnlm_ray.store import Folder
 
@@ -94,6 +94,14 @@ def test_pairs_of_unequal_length_are_refused() -> None:
         Recommender.fit(["a", "b"], ["x"])
 
 
+@pytest.mark.parametrize(
+    ("model", "words"), [("lightgcn", "needs negatives of the LLM stages"), ("ease", "is not trained with negatives")]
+)
+def test_a_variant_without_its_negatives_is_refused(model: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        Recommender.fit(["a", "a", "b"], ["x", "y", "x"], TrainConfig(model=model))
+
+
 def test_negatives_for_somebody_elses_trainer(board: Interactions) -> None:
     nearest = np.stack([np.setdiff1d(np.arange(20), board.train.of(user))[:2] for user in board.user_ids]).astype(
         np.int32
@@ -110,3 +118,15 @@ def test_negatives_for_somebody_elses_trainer(board: Interactions) -> None:
             assert index in nearest[row]
     assert negatives.num_fallbacks == 10
     assert (negatives.sample(*asked) != drawn).any()
+
+
+def test_a_user_who_has_everything_has_no_negative() -> None:
+    data = Interactions.from_arrays((np.array([0, 0, 1]), np.array([0, 1, 0])), 2, 2)
+    pool = Pool(np.full((3, 1), -1, np.int32), np.zeros(3, np.int32))
+    users, items = IdMap(np.array(["ann", "bob"]), "user"), IdMap(np.array(["tea", "jam"]), "item")
+    negatives = HardNegatives(data, pool, users, items)
+    assert negatives.sample(["bob"], ["tea"]).tolist() == ["jam"]
+    with pytest.raises(UserError, match="user ann has every item"):
+        negatives.sample(["bob", "ann"], ["tea", "jam"])
+    drawn = random_pool(data, pool, 0)
+    assert drawn.item_ids[2, 0] == 1

@@ -1,8 +1,11 @@
 """Samplers: never a positive, the right distribution, the right choice, and no state but (seed, epoch, pair)."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from hnlm_ray.recommend.config import SamplerConfig
 from hnlm_ray.recommend.interactions import Interactions, UserItems
@@ -64,6 +67,15 @@ def test_a_user_with_nearly_everything_still_gets_the_one_item_left() -> None:
     items = UserItems.from_pairs(np.zeros(4999, int), np.delete(np.arange(5000), 1234), 1, 5000)
     drawn = Uniform(items, 0).draw(Batch(np.arange(50), np.zeros(50, np.int32), np.zeros(50, np.int32), 0, 0, 1), 2)
     assert set(drawn.ravel()) == {1234}
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [({"kind": "mixgcf", "num_candidates": 1}, "set 2 or more"), ({"ahns_power": -0.5}, "less than -1")],
+)
+def test_settings_that_choose_nothing_are_refused(config: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        SamplerConfig.model_validate(config)
 
 
 def test_rules_choose_what_they_say(board: Interactions) -> None:

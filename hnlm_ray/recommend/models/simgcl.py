@@ -7,6 +7,7 @@ in the embeddings, and its backward is the same restricted product as LightGCN's
 import torch
 import torch.nn.functional as F
 
+from hnlm_ray.errors import UserError
 from hnlm_ray.recommend.losses import info_nce
 from hnlm_ray.recommend.models.base import GraphBackbone, ModelArgs, Rows
 from hnlm_ray.recommend.propagation import propagate_all, propagate_layers
@@ -17,6 +18,8 @@ class SimGCL(GraphBackbone):
 
     def __init__(self, args: ModelArgs) -> None:
         super().__init__(args)
+        if args.num_layers < 1:
+            raise UserError(f"num_layers={args.num_layers}: simgcl leaves layer 0 out of the mean; set at least 1")
         self.weight, self.temperature = args.options["weight"], args.options["temperature"]
         self.noise = args.options["noise"]
 

@@ -37,7 +37,7 @@ class TopM:
 class Ahns:
     """AHNS (Lai et al., 2024): the candidate nearest to a hardness that falls as the positive's score rises.
 
-    Target score: beta (e_u.e_i + alpha)^(p + 1), p < 0, with scores by current embeddings, the base clipped at
+    Target score: beta (e_u.e_i + alpha)^(p + 1), p < -1, with scores by current embeddings, the base clipped at
     a small positive number because the power is not defined below zero.
     """
 
