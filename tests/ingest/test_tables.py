@@ -12,7 +12,8 @@ from raw_tables import Ingest, Write, grid, interactions
 
 from hnlm_ray.errors import UserError
 from hnlm_ray.ingest.config import DataConfig
-from hnlm_ray.ingest.source import check
+from hnlm_ray.ingest.inspect import inspect
+from hnlm_ray.ingest.source import check, plan_counts
 
 _ROWS = grid(4, 6)
 
@@ -137,6 +138,15 @@ def test_a_file_that_is_no_parquet(tmp_path: Path) -> None:
     (tmp_path / "interactions.parquet").write_bytes(b"user_id,item_id\n")
     with pytest.raises(UserError, match=r"'interactions\.parquet' is no readable Parquet file"):
         check(DataConfig(format="tables", path=str(tmp_path)))
+
+
+@pytest.mark.parametrize("ending", [".jsonl.gz", ".csv.gz", ".tsv.bz2", ".ndjson.zst"])
+def test_a_file_that_is_not_compressed_as_it_is_called(ending: str, tmp_path: Path) -> None:
+    (tmp_path / f"interactions{ending}").write_bytes(b'{"user_id": "a", "item_id": "b"}\n' * 100)
+    config = DataConfig(format="tables", path=str(tmp_path))
+    for look in (lambda: check(config), lambda: plan_counts(config), lambda: inspect(str(tmp_path))):
+        with pytest.raises(UserError, match=rf"^'interactions\{ending}' cannot be read to its end .*of its name$"):
+            look()
 
 
 def test_folder_without_interactions(write: Write) -> None:

@@ -79,8 +79,7 @@ class TablesReader(FileReader):
             yield Chunk(dict(columns), np.array([row for row, _ in good], dtype=np.int64), records.line_num, bad)
 
     def _read_json(self, part: Part) -> Iterator[Chunk]:
-        file = SourceFile(part.path, part.name, 0, 0)
-        head = read_head(self._fs, file).split(b"\n")
+        head = read_head(self._fs, part.path, part.name).split(b"\n")
         _, records, _ = parse_json_lines(0, head)
         names = resolve_columns(
             self._config.columns, part, list(dict.fromkeys(field for record in records for field in record))
