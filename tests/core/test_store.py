@@ -5,6 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from hnlm_ray.cluster.submit import SubmitOptions, submit
 from hnlm_ray.errors import UserError
 from hnlm_ray.store import Folder, ManifestEntry, RunDir
 
@@ -48,6 +49,55 @@ def test_a_folder_travels_as_its_uri(tmp_path: Path) -> None:
     folder = copy.copy(Folder(tmp_path))  # by way of __reduce__, as between processes
     assert folder.path == str(tmp_path)
     assert folder.local() == tmp_path
+
+
+_MINIO = "?scheme=http&endpoint_override=minio:9000"
+
+
+@pytest.mark.parametrize("root", ["s3://bucket/runs/x", "s3://bucket/runs/x/"])
+def test_folders_below_a_uri_keep_its_options(root: str) -> None:
+    folder = copy.copy(Folder(root + _MINIO))
+    below = copy.copy(folder.child("dataset", "_work").child("rows"))
+    assert (folder.uri, folder.path) == (f"s3://bucket/runs/x{_MINIO}", "bucket/runs/x")
+    assert (below.uri, below.path) == (
+        f"s3://bucket/runs/x/dataset/_work/rows{_MINIO}",
+        f"{folder.path}/dataset/_work/rows",
+    )
+    assert below.fs == folder.fs
+
+
+def test_a_local_path_may_hold_a_question_mark(tmp_path: Path) -> None:
+    Folder(tmp_path / "why?").child("not").write_bytes("a", b"b")
+    assert (tmp_path / "why?" / "not" / "a").read_bytes() == b"b"
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://AKIA:se/cr+et@bucket/p",
+        "s3://AKIA:secret@bucket/p?region=x",
+        "s3://bucket/p?endpoint_override=http://u:secret@h",
+    ],
+)
+def test_a_password_in_a_uri_is_refused_and_not_repeated(uri: str) -> None:
+    with pytest.raises(UserError, match=r"given with a password: .* AWS_SECRET_ACCESS_KEY") as refused:
+        Folder(uri)
+    assert not [part for part in ("AKIA", "secret", "cr+et") if part in str(refused.value)]
+
+
+@pytest.mark.parametrize(
+    ("run_dir", "data"),
+    [("s3://AKIA:se/cret@bucket/p", "s3://bucket/raw"), ("s3://bucket/p", "s3://AKIA:se/cret@bucket")],
+)
+def test_a_password_is_refused_before_a_job_carries_it_away(run_dir: str, data: str, tmp_path: Path) -> None:
+    (tmp_path / "shop.yaml").write_text(f"data: {{format: tables, path: '{data}'}}")
+    with pytest.raises(UserError, match="given with a password"):
+        submit(str(tmp_path / "shop.yaml"), [], SubmitOptions("http://127.0.0.1:9", run_dir, str(tmp_path)))
+
+
+@pytest.mark.parametrize("uri", ["gs://anonymous@bucket/p", f"s3://bucket/a:b@c{_MINIO}"])
+def test_an_at_sign_is_no_password(uri: str) -> None:
+    assert Folder(uri).uri == uri
 
 
 def test_an_unknown_scheme_is_named() -> None:
