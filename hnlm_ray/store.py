@@ -77,6 +77,16 @@ class Folder:
         """The folder `parts` below this one; nothing is created."""
         return Folder("/".join([self._place, *parts]) + self._options)
 
+    def info(self) -> pafs.FileInfo:
+        """What is at this path, if anything. Raises `UserError` where the user cannot look."""
+        try:
+            return self.fs.get_file_info(self.path)
+        except OSError as error:
+            raise UserError(
+                f"{self.uri!r} cannot be looked at ({' '.join(str(error).split())}): see to its name, the rights to it "
+                "and, for a bucket, the credentials in the environment"
+            ) from None
+
     def _at(self, name: str) -> str:
         return f"{self.path}/{name}" if name else self.path
 
@@ -211,7 +221,10 @@ class RunDir:
     """
 
     def __init__(self, uri: str | Path) -> None:
+        """Raises `UserError` for a file, and where the user cannot look."""
         self.folder = Folder(uri)
+        if self.folder.info().type == pafs.FileType.File:
+            raise UserError(f"{self.folder.uri!r} is a file, and a run directory is a folder: give another")
 
     def artifact(self, name: str, fingerprint: str) -> Folder:
         """Where the version `fingerprint` of an artifact lies, complete or not."""

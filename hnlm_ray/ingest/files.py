@@ -26,12 +26,12 @@ def list_files(path: str) -> list[SourceFile]:
     """All files at `path` (itself, or below it when it is a folder), sorted by name; hidden ones are left out.
 
     Raises:
-        UserError: nothing is there, or an empty folder.
+        UserError: nothing is there, or an empty folder, or it cannot be looked at.
     """
     if not path:
         raise UserError("data.path is empty: give the file or folder of the raw data (or data.format=synthetic)")
     place = Folder(path)
-    info = place.fs.get_file_info(place.path)
+    info = place.info()
     if info.type == pafs.FileType.NotFound:
         raise UserError(f"data.path {path!r} does not exist: give a file or folder, local, s3:// or gs://")
     if info.type == pafs.FileType.File:
