@@ -48,7 +48,7 @@ def _run(options: argparse.Namespace) -> int:
         with quiet_libraries(log_file) as terminal:
             run_pipeline(config, run_dir.folder.uri, until=options.until, terminal=terminal)
     if run_dir.folder.exists("report.html"):
-        print(f"report: {run_dir.folder.uri}/report.html")
+        print(f"report: {run_dir.folder.child('report.html').uri}")
     return 0
 
 
@@ -97,7 +97,7 @@ def _tune(options: argparse.Namespace) -> int:
     with quiet_libraries(log_file) as terminal:
         outcome = tune(options.config, options.set, run_dir, terminal)
     print(f"\n{outcome.table()}\n\n{len(outcome.rows)} trials: {outcome.overhead_s:.1f} s each beside training")
-    print(f"winner: {outcome.folder.uri}/winner.yaml")
+    print(f"winner: {outcome.folder.child('winner.yaml').uri}")
     return 0
 
 
@@ -118,7 +118,7 @@ def _compare(options: argparse.Namespace) -> int:
     reduction = {"rows": options.rows, "seeds": options.seeds, "trials": options.trials}
     with quiet_libraries(log_file) as terminal:
         outcome = compare(options.config, options.set, run_dir, **reduction, terminal=terminal)
-    print(f"\n{table(outcome.results)}\n\nreport: {outcome.folder.uri}/report.html")
+    print(f"\n{table(outcome.results)}\n\nreport: {outcome.folder.child('report.html').uri}")
     if options.readme:
         update_readme(Path(options.readme), Path(options.config).parent)
     return 0

@@ -24,20 +24,29 @@ def sole_writer(run_dir: RunDir) -> Iterator[None]:
     A bucket has no locks, nor have some network filesystems: there nobody is refused.
 
     Raises:
-        UserError: another process holds it.
+        UserError: another process holds it, or it cannot be written.
     """
     path = run_dir.folder.path
     if not run_dir.folder.is_local or path in _held:
         yield
         return
-    Path(path).mkdir(parents=True, exist_ok=True)
-    with (Path(path) / _FILE).open("a+") as file:
+    with _opened(Path(path)) as file:
         _lock(file, path)
         _held.add(path)
         try:
             yield
         finally:
             _held.remove(path)
+
+
+def _opened(path: Path) -> TextIO:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        return (path / _FILE).open("a+")
+    except OSError as error:
+        raise UserError(
+            f"the run directory {str(path)!r} cannot be written ({error.strerror}): give another --run-dir"
+        ) from None
 
 
 def _lock(file: TextIO, path: str) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import tempfile
 import uuid
@@ -21,10 +22,23 @@ from safetensors.numpy import save as save_tensors
 from hnlm_ray.errors import UserError
 
 _TEMPORARY = ".tmp-"
+_PASSWORD = re.compile(r"://[^/@]*:.*@")
+
+
+def refuse_password(uri: str) -> None:
+    """Raise `UserError` for a URI with a password in it: run directories, reports and logs name their folders."""
+    if _PASSWORD.search(uri):
+        raise UserError(
+            f"the URI of {_PASSWORD.sub('://', uri)!r} was given with a password: leave it out; credentials come from "
+            "the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY) or from the machine's own role"
+        )
 
 
 class Folder:
     """A folder on a local path or an s3:// / gs:// URI. Cheap to make; travels between processes as its URI.
+
+    A URI may end in options of its filesystem, such as `?endpoint_override=host:9000&scheme=http`; folders below it
+    have the same.
 
     Every write goes to a temporary name first and is moved into place, so that a reader, or a run that
     resumes, sees either the whole file or none.
@@ -32,18 +46,21 @@ class Folder:
 
     def __init__(self, uri: str | Path) -> None:
         text = str(uri)
+        refuse_password(text)
         try:
             if "://" in text:
                 self.fs, self.path = pafs.FileSystem.from_uri(text)
-                self.uri = text.rstrip("/")
+                place, mark, options = text.partition("?")
+                self._place, self._options = place.rstrip("/"), mark + options
             else:
                 self.fs, self.path = pafs.LocalFileSystem(), str(Path(text).expanduser().absolute())
-                self.uri = self.path
+                self._place, self._options = self.path, ""
         except (pa.ArrowInvalid, OSError) as error:
             raise UserError(
                 f"{text!r} is no usable folder: {error}; give a local path or an s3:// or gs:// URI"
             ) from None
         self.path = self.path.rstrip("/")
+        self.uri = self._place + self._options
 
     def __reduce__(self) -> tuple[type["Folder"], tuple[str]]:
         return Folder, (self.uri,)
@@ -58,7 +75,17 @@ class Folder:
 
     def child(self, *parts: str) -> "Folder":
         """The folder `parts` below this one; nothing is created."""
-        return Folder("/".join([self.uri, *parts]))
+        return Folder("/".join([self._place, *parts]) + self._options)
+
+    def info(self) -> pafs.FileInfo:
+        """What is at this path, if anything. Raises `UserError` where the user cannot look."""
+        try:
+            return self.fs.get_file_info(self.path)
+        except OSError as error:
+            raise UserError(
+                f"{self.uri!r} cannot be looked at ({' '.join(str(error).split())}): see to its name, the rights to it "
+                "and, for a bucket, the credentials in the environment"
+            ) from None
 
     def _at(self, name: str) -> str:
         return f"{self.path}/{name}" if name else self.path
@@ -194,7 +221,10 @@ class RunDir:
     """
 
     def __init__(self, uri: str | Path) -> None:
+        """Raises `UserError` for a file, and where the user cannot look."""
         self.folder = Folder(uri)
+        if self.folder.info().type == pafs.FileType.File:
+            raise UserError(f"{self.folder.uri!r} is a file, and a run directory is a folder: give another")
 
     def artifact(self, name: str, fingerprint: str) -> Folder:
         """Where the version `fingerprint` of an artifact lies, complete or not."""

@@ -18,6 +18,7 @@ from hnlm_ray.cluster.environment import extras_of, runtime_packages
 from hnlm_ray.cluster.package import Package, copy_package, look_through
 from hnlm_ray.config import RunConfig, load_config
 from hnlm_ray.errors import UserError
+from hnlm_ray.store import refuse_password
 from hnlm_ray.tracking import check_trackers
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def submit(config_path: str, overrides: Sequence[str], options: SubmitOptions, t
     """
     config = load_config(config_path, overrides)
     _check_run_dir(options.run_dir)
+    refuse_password(config.data.path)
     check_trackers(config.runtime, options.run_dir)
     package, own_code = look_through(options.working_dir), look_through(_OWN_CODE)
     client = connect(options.address)
@@ -176,6 +178,7 @@ def _submit_when_ready(client: "JobSubmissionClient", **job: Any) -> str:
 
 
 def _check_run_dir(run_dir: str) -> None:
+    refuse_password(run_dir)
     if "://" not in run_dir and not Path(run_dir).is_absolute():
         raise UserError(
             f"--run-dir {run_dir!r} would lie in the job's own folder and be lost with it: give s3://..., gs://... or "

@@ -15,6 +15,7 @@ from hnlm_ray.ingest.entities import ITEMS_PER_SHARD, read_entities, write_items
 from hnlm_ray.ingest.kcore import k_core_rounds
 from hnlm_ray.ingest.quarantine import publish, refuse_too_many
 from hnlm_ray.ingest.readers import make_reader
+from hnlm_ray.ingest.readers.columns import refuse_unseen
 from hnlm_ray.ingest.rows import read_rows
 from hnlm_ray.ingest.schema import SPLITS, Part, TableName
 from hnlm_ray.ingest.source import input_size
@@ -61,6 +62,9 @@ class Build:
 
     def run(self) -> dict[str, Any]:
         """Write data set and quarantine; returns what also stands in `dataset/stats.json`."""
+        if self.dataset.exists("stats.json"):  # written last: only the clearing up was cut short
+            self.work.delete()
+            return dict(self.dataset.read_json("stats.json"))
         self.quarantine.fs.create_dir(self.quarantine.path, recursive=True)
         self.progress.start(len(self.parts) + 5 * self.num_buckets + 2, unit="tasks")
         read = self._read("interactions", read_rows, self.num_buckets)
@@ -93,6 +97,8 @@ class Build:
         publish(self.work, self.quarantine, table, parts, [result["lines"] for result in results])
         counts = total(result["counts"] for result in results)
         reasons = total(result["reasons"] for result in results)
+        if self.config.format == "tables" and counts["read"]:
+            refuse_unseen(self.config.columns, table, {name for result in results for name in result["columns"]})
         refuse_too_many(
             table, counts["bad"], counts["read"], self.config.max_bad_fraction, reasons, self.quarantine.uri
         )

@@ -11,7 +11,12 @@ import pyarrow.compute as pc
 from hnlm_ray.ingest.config import FilterConfig
 
 _MARKUP = r"[&<]"
-_HIDDEN = re.compile(r"<(script|style)\b.*?</\1\s*>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
+_HIDDEN_FROM = re.compile(r"<(?:(?P<script>script\b)|(?P<style>style\b)|(?P<comment>!--))", re.IGNORECASE)
+_HIDDEN_TO = {
+    "script": re.compile(r"</script\s*>", re.IGNORECASE),
+    "style": re.compile(r"</style\s*>", re.IGNORECASE),
+    "comment": re.compile(r"-->"),
+}
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>")  # not `<3` or `a < b`
 _BLANK = r"[\s\x00-\x1f\x7f\x{a0}\x{200b}\x{feff}]+"  # RE2: with control characters and blanks of no width
 _SPLIT_SPELLINGS = {
@@ -50,7 +55,28 @@ def strip_markup(text: str) -> str:
         if resolved == text:
             break
         text = resolved
-    return _TAG.sub(" ", _HIDDEN.sub(" ", text))
+    return _TAG.sub(" ", _without_hidden(text))
+
+
+def _without_hidden(text: str) -> str:
+    """A blank for every comment, script and style that ends.
+
+    An end that is missing once is missing for all that follows, and is not looked for again: one pattern for both ends
+    would read to the end of the text from every start.
+    """
+    kept: list[str] = []
+    position = 0
+    unclosed: set[str | None] = set()
+    for start in _HIDDEN_FROM.finditer(text):
+        kind = start.lastgroup
+        if start.start() < position or kind in unclosed:
+            continue
+        if end := _HIDDEN_TO[str(kind)].search(text, start.end()):
+            kept.append(text[position : start.start()])
+            position = end.end()
+        else:
+            unclosed.add(kind)
+    return " ".join([*kept, text[position:]])
 
 
 def clean_lists(lists: pa.Array) -> pa.Array:

@@ -19,6 +19,7 @@ from hnlm_ray.ingest.schema import SCHEMAS, BadRow, Chunk, RawColumn, TableName
 _MILLISECONDS_FROM = 1e11  # as seconds that is the year 5138, as milliseconds 1973
 _MICROSECONDS_FROM = 1e14
 _NANOSECONDS_FROM = 1e17
+_INT64_END = 2.0**63
 
 
 def to_table(table: TableName, chunk: Chunk) -> tuple[pa.Table, np.ndarray, list[BadRow]]:
@@ -67,7 +68,7 @@ def to_number(raw: RawColumn) -> Coerced:
         numbers = array.cast(pa.float64(), safe=False)  # times in nanoseconds have more digits than a float
         numbers = pc.if_else(pc.is_nan(numbers), None, numbers)
         infinite = pc.fill_null(pc.is_inf(numbers), False).to_numpy(zero_copy_only=False)
-        return numbers, infinite if infinite.any() else None
+        return numbers, _if_any(infinite)
     if array is not None and pa.types.is_string(array.type):
         with contextlib.suppress(pa.ArrowInvalid):
             return to_number(_null_if_empty(pc.utf8_trim_whitespace(array)).cast(pa.float64()))
@@ -82,23 +83,24 @@ def to_seconds(raw: RawColumn) -> Coerced:
             pa.int64()
         ), None
     numbers, is_bad = to_number(raw)
+    values = numbers.to_numpy(zero_copy_only=False)
+    size = np.abs(values)
+    scale = np.select([size >= _NANOSECONDS_FROM, size >= _MICROSECONDS_FROM, size >= _MILLISECONDS_FROM],
+                      [1e9, 1e6, 1e3], 1.0)  # fmt: skip
+    seconds, is_out = _floored(values / scale)
     if is_bad is None:
-        values = numbers.to_numpy(zero_copy_only=False)
-        size = np.abs(values)
-        scale = np.select([size >= _NANOSECONDS_FROM, size >= _MICROSECONDS_FROM, size >= _MILLISECONDS_FROM],
-                          [1e9, 1e6, 1e3], 1.0)  # fmt: skip
-        return pa.array(np.floor(values / scale), from_pandas=True).cast(pa.int64()), None
-    strings, _ = to_text(raw)
-    moments = pd.to_datetime(strings.to_pandas(), errors="coerce", utc=True, format="ISO8601")
-    seconds = pa.array(moments.dt.floor("s").dt.tz_localize(None), type=pa.timestamp("s"), from_pandas=True)
-    is_bad = (strings.is_valid().to_numpy(zero_copy_only=False)) & moments.isna().to_numpy()
-    return seconds.cast(pa.int64()), is_bad if is_bad.any() else None
+        return seconds, _if_any(is_out)
+    moments = _iso_seconds(to_text(raw)[0])
+    if pc.any(moments.filter(pa.array(is_bad)).is_valid()).as_py():  # among dates 2014 is a year, else a number
+        seconds = pc.coalesce(moments, seconds)
+    return seconds, _if_any((is_bad | is_out) & seconds.is_null().to_numpy(zero_copy_only=False))
 
 
 def to_order(raw: RawColumn) -> Coerced:
-    """Whole numbers."""
+    """Whole numbers, others rounded down. Bad: what is none."""
     numbers, is_bad = to_number(raw)
-    return pc.floor(numbers).cast(pa.int64()) if is_bad is None else pa.nulls(len(numbers), pa.int64()), is_bad
+    order, is_out = _floored(numbers.to_numpy(zero_copy_only=False))
+    return order, _if_any(is_out if is_bad is None else is_bad | is_out)
 
 
 def to_text_list(raw: RawColumn) -> Coerced:
@@ -163,7 +165,25 @@ def _one_by_one(values: list[Any], convert: Callable[[Any], Any], kind: pa.DataT
         except ValueError:
             converted.append(None)
             is_bad[at] = True
-    return pa.array(converted, type=kind), is_bad if is_bad.any() else None
+    return pa.array(converted, type=kind), _if_any(is_bad)
+
+
+def _floored(values: np.ndarray) -> tuple[pa.Array, np.ndarray]:
+    """Floats [N] as int64, rounded down, NaN null. Bad: what int64 does not hold, such as infinity."""
+    is_bad = np.abs(values) >= _INT64_END
+    whole = pa.array(np.floor(np.where(is_bad, np.nan, values)), from_pandas=True).cast(pa.int64())
+    return whole, is_bad
+
+
+def _if_any(is_bad: np.ndarray) -> np.ndarray | None:
+    return is_bad if is_bad.any() else None
+
+
+def _iso_seconds(texts: pa.Array) -> pa.Array:
+    """Unix seconds of dates and times in ISO 8601; null where a text is none."""
+    moments = pd.to_datetime(texts.to_pandas(), errors="coerce", utc=True, format="ISO8601")
+    seconds = pa.array(moments.dt.floor("s").dt.tz_localize(None), type=pa.timestamp("s"), from_pandas=True)
+    return seconds.cast(pa.int64())
 
 
 def _text(value: Any) -> str | None:

@@ -13,20 +13,25 @@ from hnlm_ray.store import Folder
 PART_BYTES = 64 << 20
 PART_ROWS = 1 << 20
 CHUNK_BYTES = 8 << 20
+HEAD_BYTES = 1 << 16
 _COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+class UnreadableFile(UserError):
+    """A file of the user's that is cut off, or not what its ending says."""
 
 
 def list_files(path: str) -> list[SourceFile]:
     """All files at `path` (itself, or below it when it is a folder), sorted by name; hidden ones are left out.
 
     Raises:
-        UserError: nothing is there, or an empty folder.
+        UserError: nothing is there, or an empty folder, or it cannot be looked at.
     """
     if not path:
         raise UserError("data.path is empty: give the file or folder of the raw data (or data.format=synthetic)")
     place = Folder(path)
-    info = place.fs.get_file_info(place.path)
+    info = place.info()
     if info.type == pafs.FileType.NotFound:
         raise UserError(f"data.path {path!r} does not exist: give a file or folder, local, s3:// or gs://")
     if info.type == pafs.FileType.File:
@@ -77,23 +82,23 @@ def row_group_parts(fs: pafs.FileSystem, file: SourceFile, table: TableName) -> 
 
 
 def open_parquet(fs: pafs.FileSystem, path: str, name: str) -> pq.ParquetFile:
-    """Open a Parquet file of the user's. Raises `UserError` when it is none."""
+    """Open a Parquet file of the user's. Raises `UnreadableFile` when it is none."""
     try:
         return pq.ParquetFile(fs.open_input_file(path))
     except pa.ArrowInvalid as error:
-        raise UserError(f"{name!r} is no readable Parquet file ({' '.join(str(error).split())[:120]})") from None
+        raise UnreadableFile(f"{name!r} is no readable Parquet file ({' '.join(str(error).split())[:120]})") from None
 
 
-def read_head(fs: pafs.FileSystem, file: SourceFile, num_bytes: int = 1 << 16) -> bytes:
-    """The first bytes of a file, decompressed."""
-    with fs.open_input_stream(file.path, compression=compression_of(file.name)) as stream:
-        return bytes(stream.read(num_bytes))
+def read_head(fs: pafs.FileSystem, path: str, name: str, num_bytes: int = HEAD_BYTES) -> bytes:
+    """The first bytes of a file, decompressed. Raises `UnreadableFile` for one that is not compressed as its name."""
+    with fs.open_input_stream(path, compression=compression_of(name)) as stream:
+        return _read(stream, name, num_bytes)
 
 
 def stream_lines(fs: pafs.FileSystem, part: Part) -> Iterator[tuple[int, list[bytes]]]:
     """Lines of a part in batches of about `CHUNK_BYTES`, without line ends: (number of the first one, lines).
 
-    A line belongs to the part in which it starts. Raises `UserError` for a compressed file that is cut off.
+    A line belongs to the part in which it starts. Raises `UnreadableFile` for a compressed file that is cut off.
     """
     number, rest = 0, b""
     position = part.start
@@ -107,7 +112,7 @@ def stream_lines(fs: pafs.FileSystem, part: Part) -> Iterator[tuple[int, list[by
         if stop is not None and position >= stop:
             return
         while True:
-            block = _read(stream, part)
+            block = _read(stream, part.name, CHUNK_BYTES)
             text, last = rest + block, not block
             cut = len(text) if last else text.rfind(b"\n") + 1
             if stop is not None and position + len(text) >= stop:  # the part's last line holds byte stop - 1
@@ -147,8 +152,10 @@ def _skip_to_line_start(stream: pa.NativeFile) -> int | None:
     return None
 
 
-def _read(stream: pa.NativeFile, part: Part) -> bytes:
+def _read(stream: pa.NativeFile, name: str, num_bytes: int) -> bytes:
     try:
-        return bytes(stream.read(CHUNK_BYTES))
+        return bytes(stream.read(num_bytes))
     except OSError as error:
-        raise UserError(f"{part.name!r} cannot be read to its end ({error}): fetch it again") from None
+        raise UnreadableFile(
+            f"{name!r} cannot be read to its end ({error}): fetch it again, or correct the ending of its name"
+        ) from None

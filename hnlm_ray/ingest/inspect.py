@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from hnlm_ray.errors import UserError
 from hnlm_ray.ingest.clean import clean_splits
 from hnlm_ray.ingest.config import DataConfig
-from hnlm_ray.ingest.files import list_files
+from hnlm_ray.ingest.files import UnreadableFile, list_files
 from hnlm_ray.ingest.kcore import k_core_mask
 from hnlm_ray.ingest.readers import READERS, make_reader
 from hnlm_ray.ingest.reading import PartReading
@@ -75,13 +75,19 @@ def inspect(path: str, max_rows: int = MAX_ROWS) -> str:
 
 def guess_format(path: str) -> str:
     """The first reader that finds its files at `path` and can use the rows in them. Raises `UserError` if none can."""
+    unreadable: UnreadableFile | None = None
     for name in _CANDIDATES:
         try:
             view = _read(DataConfig(format=name, path=path), max_rows=1)["interactions"]
+        except UnreadableFile as error:
+            unreadable = error
+            continue
         except UserError:
             continue  # files of another format: that is the question here
         if view.num_read and 1 - view.num_bad / view.num_read >= _MIN_USABLE:
             return name
+    if unreadable:
+        raise unreadable
     expected = "; ".join(f"{name}: {READERS[name].expects}" for name in _CANDIDATES)  # type: ignore[attr-defined]
     list_files(path)
     raise UserError(f"no reader makes interactions of {path!r}. Known formats: {expected}")

@@ -44,11 +44,16 @@ class PartReading:
             yield table, rows
 
     def finish(self, work: Folder, number: int) -> Result:
-        """Write the part's quarantine; returns its counts."""
+        """Write the part's quarantine; returns its counts and the columns that it had."""
         if self._bad:
             name = f"quarantine/{self._part.table}-{number:06d}.parquet"
             work.write_table(name, bad_rows_table(self._part.name, self._bad))
-        return {"lines": self._num_lines, "counts": dict(self.counts), "reasons": dict(self.reasons)}
+        return {
+            "lines": self._num_lines,
+            "counts": dict(self.counts),
+            "reasons": dict(self.reasons),
+            "columns": sorted(self.columns),
+        }
 
 
 def _refuse_incomplete(

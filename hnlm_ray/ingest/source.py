@@ -10,7 +10,7 @@ import pyarrow.fs as pafs
 
 from hnlm_ray.errors import UserError
 from hnlm_ray.ingest.config import DataConfig
-from hnlm_ray.ingest.files import compression_of, list_files, open_parquet
+from hnlm_ray.ingest.files import compression_of, list_files, open_parquet, read_head
 from hnlm_ray.ingest.readers import make_reader
 from hnlm_ray.ingest.reading import PartReading
 from hnlm_ray.ingest.schema import Part, TableName
@@ -127,6 +127,5 @@ def _num_rows(fs: pafs.FileSystem, path: str, name: str) -> tuple[int, bool]:
     """Rows of one file, and whether the number is exact."""
     if name.endswith(".parquet"):
         return int(open_parquet(fs, path, name).metadata.num_rows), True
-    with fs.open_input_stream(path, compression=compression_of(name)) as stream:
-        head = stream.read(1 << 20)
+    head = read_head(fs, path, name, 1 << 20)
     return round(_plain_bytes(fs, path, name) / max(len(head), 1) * head.count(b"\n")), False

@@ -43,7 +43,7 @@ def build_report(run_dir: RunDir) -> str:
         UserError: no complete stage stands there.
     """
     _write(Source.of_run_dir(run_dir), run_dir.folder)
-    return f"{run_dir.folder.uri}/report.html"
+    return run_dir.folder.child("report.html").uri
 
 
 def collect(source: Source) -> dict[str, Any]:

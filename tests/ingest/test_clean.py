@@ -1,12 +1,21 @@
 """Text without markup, dates, duplicates, and the spellings of splits."""
 
+import time
 from datetime import date
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from hnlm_ray.ingest.clean import clean_lists, clean_splits, clean_text, date_mask, newest_of_pairs, rating_mask
+from hnlm_ray.ingest.clean import (
+    clean_lists,
+    clean_splits,
+    clean_text,
+    date_mask,
+    newest_of_pairs,
+    rating_mask,
+    strip_markup,
+)
 from hnlm_ray.ingest.config import FilterConfig
 
 
@@ -19,6 +28,10 @@ from hnlm_ray.ingest.config import FilterConfig
         ("&lt;b&gt;bold&lt;/b&gt;", "bold"),
         ("I <3 this, 2 < 3 and 5 > 4", "I <3 this, 2 < 3 and 5 > 4"),
         ("x<script>alert('x')</script>y<!-- no -->z<style>p {}</style>", "x y z"),
+        ("a <!-- b <script> --> c </script> d", "a c d"),
+        ("a <SCRIPT> b <!-- c </Script > d --> e", "a d --> e"),
+        ("a <script> b <style> c </style> d <!-- e", "a b d <!-- e"),
+        ("a <scripted> b </script> c", "a b c"),
         ('<a href="http://x">link</a>', "link"),
         ("  two\t\n lines\r\n and\u00a0blanks\u200b ", "two lines and blanks"),
         ("bell\x07 and nul\x00", "bell and nul"),
@@ -30,6 +43,14 @@ from hnlm_ray.ingest.config import FilterConfig
 )
 def test_text(raw: str | None, clean: str | None) -> None:
     assert clean_text(pa.array([raw, "other"], pa.string())).to_pylist() == [clean, "other"]
+
+
+@pytest.mark.parametrize("opening", ["<script ", "<style ", "<!-- "])
+def test_what_is_never_closed_costs_no_more_than_it_is_long(opening: str) -> None:
+    text = opening * 60_000
+    started = time.process_time()
+    assert strip_markup(text) == text
+    assert time.process_time() - started < 2, "from every opening to the end of the text it would be minutes"
 
 
 def test_lists_lose_what_comes_out_empty() -> None:

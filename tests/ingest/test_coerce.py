@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from hnlm_ray.ingest.coerce import to_number, to_seconds, to_table, to_text, to_text_list
+from hnlm_ray.ingest.coerce import to_number, to_order, to_seconds, to_table, to_text, to_text_list
 from hnlm_ray.ingest.schema import Chunk
 
 
@@ -85,6 +85,39 @@ def test_a_moment_that_is_none_is_bad() -> None:
     assert array.to_pylist() == [1_420_070_400, None, None]
     assert is_bad is not None
     assert is_bad.tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected", "bad"),
+    [
+        (["1400000000", "1400000001", "n/a"], [1_400_000_000, 1_400_000_001, None], [2]),
+        ([1.4e9, float("inf"), float("nan")], [1_400_000_000, None, None], [1]),
+        (["1400000000000", "2015-01-01", "soon", ""], [1_400_000_000, 1_420_070_400, None, None], [2]),
+        (["2014", "20140513"], [2014, 20_140_513], []),
+        (["2014", "20140513", "n/a"], [2014, 20_140_513, None], [2]),
+        (["2014", "20140513", "2015-01-01"], [1_388_534_400, 1_399_939_200, 1_420_070_400], []),
+        ([1_400_000_000, 1e300], [1_400_000_000, None], [1]),
+        (["2015-01-01", b"\xff"], [1_420_070_400, None], [1]),
+    ],
+)
+def test_a_bad_moment_leaves_the_others_as_they_are(raw: list[Any], expected: list[int | None], bad: list[int]) -> None:
+    array, is_bad = to_seconds(raw)
+    assert array.to_pylist() == expected
+    assert ([] if is_bad is None else np.flatnonzero(is_bad).tolist()) == bad
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected", "bad"),
+    [
+        ([1, 2.5, None], [1, 2, None], []),
+        (["1", "2", "x", "4"], [1, 2, None, 4], [2]),
+        ([1.0, float("inf"), 3.0, 1e30], [1, None, 3, None], [1, 3]),
+    ],
+)
+def test_a_bad_order_leaves_the_others_as_they_are(raw: list[Any], expected: list[int | None], bad: list[int]) -> None:
+    array, is_bad = to_order(raw)
+    assert array.to_pylist() == expected
+    assert ([] if is_bad is None else np.flatnonzero(is_bad).tolist()) == bad
 
 
 @pytest.mark.parametrize(

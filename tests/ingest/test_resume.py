@@ -45,11 +45,15 @@ def _dies_at(function: Callable[..., Any], bucket: int) -> Callable[..., Any]:
     return dying
 
 
-@pytest.mark.parametrize("step", _STEPS)
-def test_what_was_finished_is_not_done_again(step: str, write: Write, tmp_path: Path) -> None:
+def _raw(write: Write) -> Path:
     spread = [(user, item, rating, 1_000_000 + time * 7919 % 100_000) for user, item, rating, time in grid(20, 9)]
     rows = [*spread, *[("short", "i0", 5.0, 1), (None, "i0", 5.0, 1)]]
-    raw = write(interactions=interactions(rows))
+    return write(interactions=interactions(rows))
+
+
+@pytest.mark.parametrize("step", _STEPS)
+def test_what_was_finished_is_not_done_again(step: str, write: Write, tmp_path: Path) -> None:
+    raw = _raw(write)
     undisturbed = _build(raw, tmp_path / "straight").run()
     with pytest.MonkeyPatch.context() as patch:
         module, _, name = _STEPS[step].rpartition(".")
@@ -60,4 +64,25 @@ def test_what_was_finished_is_not_done_again(step: str, write: Write, tmp_path: 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hnlm_ray.ingest.build.read_rows", _dies_at(_build, bucket=0))  # reading is over, and stays so
         assert _build(raw, tmp_path / "killed").run() == undisturbed
+    assert _files(tmp_path / "killed") == _files(tmp_path / "straight")
+
+
+@pytest.mark.parametrize("gone", ["done/index rows/000000-0000.parquet", "done/index done/encode rows", "done"])
+def test_a_death_while_the_working_files_are_deleted(gone: str, write: Write, tmp_path: Path) -> None:
+    raw = _raw(write)
+    undisturbed = _build(raw, tmp_path / "straight").run()
+    delete = Folder.delete
+
+    def half_done(folder: Folder, name: str = "") -> None:
+        if name or not folder.path.endswith("/_work"):
+            return delete(folder, name)
+        for each in gone.split():
+            delete(folder, each)
+        raise _Died
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Folder, "delete", half_done)
+        with pytest.raises(_Died):
+            _build(raw, tmp_path / "killed").run()
+    assert _build(raw, tmp_path / "killed").run() == undisturbed
     assert _files(tmp_path / "killed") == _files(tmp_path / "straight")

@@ -29,6 +29,7 @@ def test_good_data_passes(write: Write) -> None:
         ({"path": "nowhere"}, "'nowhere' does not exist"),
         ({"format": "amazn2018"}, "data.format 'amazn2018' is unknown: use one of synthetic, tables"),
         ({"format": "no_such_package.Reader"}, "cannot be imported"),
+        ({"format": "./readers.Reader"}, r"data.format './readers.Reader' is unknown: .* or the dotted path"),
         ({"filters": {"min_rating": 4}}, "data.filters.min_rating needs a rating, and 'interactions.parquet' has none"),
         ({"split": {"kind": "column"}}, "data.split.kind=column needs a split"),
         ({"split": {"kind": "time"}}, "needs a timestamp"),

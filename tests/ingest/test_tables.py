@@ -12,7 +12,8 @@ from raw_tables import Ingest, Write, grid, interactions
 
 from hnlm_ray.errors import UserError
 from hnlm_ray.ingest.config import DataConfig
-from hnlm_ray.ingest.source import check
+from hnlm_ray.ingest.inspect import inspect
+from hnlm_ray.ingest.source import check, plan_counts
 
 _ROWS = grid(4, 6)
 
@@ -106,6 +107,60 @@ def test_bad_lines_of_json_are_named_by_line(tmp_path: Path, ingest: Ingest) -> 
     assert result.stats["interactions"] == len(_ROWS) - 2
 
 
+def _json_lines(path: Path, records: list[dict[str, object]]) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def test_columns_of_json_that_come_late(tmp_path: Path, ingest: Ingest) -> None:
+    """The first 64 KB hold neither; then one record has the one name and another the other."""
+    rows = [{"user_id": user, "item_id": item, "note": "x" * 4000} for user, item, *_ in _ROWS]
+    rows[-2] |= {"rating": 5.0, "review": "late"}
+    rows[-1] |= {"stars": 4.0, "reviewText": "later", "mood": "good"}
+    path = _json_lines(tmp_path / "interactions.jsonl", rows)
+    kept = {"split": {"kind": "ratio", "valid": 0.3, "test": 0.3, "keep_unseen": True}}
+    for columns, num_reviewed in (({}, 2), ({"review": "review"}, 1), ({"review": "mood"}, 1)):
+        result = ingest(path, columns=columns, **kept)
+        assert result.stats["interactions"] == len(_ROWS)
+        assert result.stats["rows_with"] == {"rated": 2, "reviewed": num_reviewed}
+
+
+def test_the_first_records_decide_between_two_names_in_json(tmp_path: Path, ingest: Ingest) -> None:
+    rows = [{"user": user, "item_id": item, "time": 1000} for user, item, *_ in _ROWS]
+    rows[-1] |= {"user_id": "another", "timestamp": "never"}
+    path = _json_lines(tmp_path / "interactions.jsonl", [{**row, "note": "x" * 4000} for row in rows])
+    result = ingest(path)
+    assert result.all_pairs == sorted((user, item) for user, item, *_ in _ROWS)
+    assert result.stats["last_timestamp"] == 1000
+
+
+def test_a_first_record_of_json_that_is_longer_than_a_head(tmp_path: Path, ingest: Ingest) -> None:
+    rows = [{"user_id": user, "item_id": item, "review": "x" * 70_000} for user, item, *_ in _ROWS]
+    result = ingest(_json_lines(tmp_path / "interactions.jsonl", rows))
+    assert result.stats["rows_with"]["reviewed"] == len(_ROWS)
+
+
+def test_a_named_column_that_no_record_of_json_has(tmp_path: Path, ingest: Ingest) -> None:
+    path = _json_lines(
+        tmp_path / "interactions.jsonl", [{"user_id": user, "item_id": item} for user, item, *_ in _ROWS]
+    )
+    with pytest.raises(UserError, match=r"^data\.columns\.review='reveiw' is in no record of the interactions: name"):
+        ingest(path, columns={"review": "reveiw"})
+    with pytest.raises(UserError, match=r"data\.columns\.user_id='uesr' is not in 'interactions\.jsonl', which has: u"):
+        ingest(path, columns={"user_id": "uesr"})
+
+
+@pytest.mark.parametrize("at", [0, 10])
+def test_blank_lines_of_csv_end_nothing(at: int, tmp_path: Path, ingest: Ingest) -> None:
+    lines = [f"{user},{item}" for user, item, *_ in _ROWS]
+    lines[at:at] = [""] * 140_000
+    path = tmp_path / "interactions.csv"
+    path.write_text("\n".join(["user_id,item_id", *lines, "u0"]))
+    result = ingest(path, max_bad_fraction=0.5)
+    assert result.all_pairs == sorted((user, item) for user, item, *_ in _ROWS)
+    assert [row["row"] for row in result.quarantine] == [len(lines) + 2]
+
+
 def test_bad_rows_of_csv_are_named_by_line(tmp_path: Path, ingest: Ingest) -> None:
     path = tmp_path / "interactions.csv.gz"
     rows = [f"{u},{i},{r},{t},fine" for u, i, r, t in _ROWS]
@@ -137,6 +192,15 @@ def test_a_file_that_is_no_parquet(tmp_path: Path) -> None:
     (tmp_path / "interactions.parquet").write_bytes(b"user_id,item_id\n")
     with pytest.raises(UserError, match=r"'interactions\.parquet' is no readable Parquet file"):
         check(DataConfig(format="tables", path=str(tmp_path)))
+
+
+@pytest.mark.parametrize("ending", [".jsonl.gz", ".csv.gz", ".tsv.bz2", ".ndjson.zst"])
+def test_a_file_that_is_not_compressed_as_it_is_called(ending: str, tmp_path: Path) -> None:
+    (tmp_path / f"interactions{ending}").write_bytes(b'{"user_id": "a", "item_id": "b"}\n' * 100)
+    config = DataConfig(format="tables", path=str(tmp_path))
+    for look in (lambda: check(config), lambda: plan_counts(config), lambda: inspect(str(tmp_path))):
+        with pytest.raises(UserError, match=rf"^'interactions\{ending}' cannot be read to its end .*of its name$"):
+            look()
 
 
 def test_folder_without_interactions(write: Write) -> None:

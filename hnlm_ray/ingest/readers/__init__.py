@@ -32,7 +32,7 @@ def make_reader(config: DataConfig) -> Reader:
     if config.format in READERS:
         return READERS[config.format](config)
     module_name, _, class_name = config.format.replace(":", ".").rpartition(".")
-    if not module_name:
+    if not module_name or module_name.startswith("."):
         nearest = difflib.get_close_matches(config.format, READERS, n=1)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
         raise UserError(

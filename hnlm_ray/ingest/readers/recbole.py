@@ -7,7 +7,7 @@ import numpy as np
 from hnlm_ray.ingest.files import bare_name, read_head, stream_lines
 from hnlm_ray.ingest.readers.base import FileReader, shown
 from hnlm_ray.ingest.readers.columns import resolve_columns
-from hnlm_ray.ingest.schema import SPLITS, BadRow, Chunk, Part, RawColumn, SourceFile, TableName
+from hnlm_ray.ingest.schema import SPLITS, BadRow, Chunk, Part, RawColumn, TableName
 
 _TABLES: dict[str, TableName] = {".inter": "interactions", ".item": "items", ".user": "users"}
 
@@ -23,7 +23,7 @@ class RecBoleReader(FileReader):
         return {name: _TABLES[ending] for name, ending in endings.items() if ending in _TABLES}
 
     def read(self, part: Part) -> Iterator[Chunk]:
-        head = read_head(self._fs, SourceFile(part.path, part.name, 0, 0)).partition(b"\n")[0]
+        head = read_head(self._fs, part.path, part.name).partition(b"\n")[0]
         header = [field.partition(":") for field in head.decode("utf-8-sig", "replace").strip("\r").split("\t")]
         types = {name: kind for name, _, kind in header}
         names = resolve_columns(self._config.columns, part, list(types))

@@ -8,9 +8,18 @@ from typing import Any
 import numpy as np
 
 from hnlm_ray.errors import UserError
-from hnlm_ray.ingest.files import bare_name, line_parts, open_parquet, read_head, row_group_parts, stream_lines
+from hnlm_ray.ingest.files import (
+    CHUNK_BYTES,
+    HEAD_BYTES,
+    bare_name,
+    line_parts,
+    open_parquet,
+    read_head,
+    row_group_parts,
+    stream_lines,
+)
 from hnlm_ray.ingest.readers.base import FileReader, parse_json_lines, shown
-from hnlm_ray.ingest.readers.columns import USUAL_NAMES, resolve_columns
+from hnlm_ray.ingest.readers.columns import USUAL_NAMES, columns_to_come, resolve_columns
 from hnlm_ray.ingest.schema import BadRow, Chunk, Part, SourceFile, TableName
 
 _BATCH_ROWS = 1 << 16
@@ -67,7 +76,8 @@ class TablesReader(FileReader):
         records = csv.reader((f"{line}\n" for line in lines), delimiter="\t" if _ending(part.name) == ".tsv" else ",")
         header = next(records, [])
         names = resolve_columns(self._config.columns, part, header)
-        while batch := _numbered(records, part):
+        numbered = _numbered(records, part)
+        while batch := list(islice(numbered, _BATCH_ROWS)):
             bad = [
                 BadRow(row, f"has {len(record)} of {len(header)} fields", shown(str(record).encode("utf-8", "replace")))
                 for row, record in batch
@@ -79,24 +89,39 @@ class TablesReader(FileReader):
             yield Chunk(dict(columns), np.array([row for row, _ in good], dtype=np.int64), records.line_num, bad)
 
     def _read_json(self, part: Part) -> Iterator[Chunk]:
-        file = SourceFile(part.path, part.name, 0, 0)
-        head = read_head(self._fs, file).split(b"\n")
-        _, records, _ = parse_json_lines(0, head)
-        names = resolve_columns(
-            self._config.columns, part, list(dict.fromkeys(field for record in records for field in record))
-        )
+        config = self._config.columns
+        names = resolve_columns(config, part, self._first_fields(part), is_all=False)
+        to_come = columns_to_come(config, part, names)
         for first, lines in stream_lines(self._fs, part):
             rows, records, bad = parse_json_lines(first, lines)
             columns: dict[str, list[Any]] = {
                 canonical: [record.get(name) for record in records] for canonical, name in names.items()
             }
+            fields = set[str]().union(*records)
+            for canonical, known in to_come.items():
+                if here := [name for name in known if name in fields]:
+                    columns[canonical] = [_first_of(record, here) for record in records]
             yield Chunk(dict(columns), np.array(rows, dtype=np.int64), first + len(lines), bad)
 
+    def _first_fields(self, part: Part) -> list[str]:
+        """Fields of the file's first records, in their order."""
+        records: list[dict[str, Any]] = []
+        for num_bytes in (HEAD_BYTES, CHUNK_BYTES):  # the first record may be longer than a head
+            head = read_head(self._fs, part.path, part.name, num_bytes)
+            _, records, _ = parse_json_lines(0, head.split(b"\n"))
+            if records:
+                break
+        return list(dict.fromkeys(field for record in records for field in record))
 
-def _numbered(records: Any, part: Part) -> list[tuple[int, list[str]]]:
-    """The next records of a csv reader, each with the number of the line it ends in, counted from 0."""
+
+def _first_of(record: dict[str, Any], names: Sequence[str]) -> Any:
+    return next((record[name] for name in names if name in record), None)
+
+
+def _numbered(records: Any, part: Part) -> Iterator[tuple[int, list[str]]]:
+    """The records of a csv reader without the blank ones, each with the number of the line it ends in, from 0."""
     try:
-        return [(records.line_num - 1, record) for record in islice(records, _BATCH_ROWS) if record]
+        yield from ((records.line_num - 1, record) for record in records if record)
     except csv.Error as error:
         raise UserError(
             f"{part.name!r} cannot be read past line {records.line_num} ({error}): is a quote not closed?"
