@@ -1,5 +1,6 @@
 """A sweep's file: an ordinary run config with a section `sweep`."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -38,6 +39,13 @@ class Dimension(Section):
             raise ValueError(f"loguniform={list(self.loguniform)} needs bounds above 0")
         return self
 
+    @property
+    def num_values(self) -> float:
+        """How many there are; infinite between the bounds of numbers that are no integers."""
+        if self.choice:
+            return len(self.choice)
+        return self.randint[1] - self.randint[0] if self.randint else math.inf
+
     def example(self) -> Any:
         """One value of it, to see whether the config takes the key."""
         bounds = self.uniform or self.loguniform or self.randint
@@ -50,7 +58,7 @@ class SweepConfig(Section):
     space: dict[str, Dimension] = Field(min_length=1)
     """Dotted keys below `train.` and their values."""
     trials: int = Field(16, ge=1)
-    """Settings to try."""
+    """Settings to try; fewer only where the space holds no more."""
     search: Literal["random", "optuna"] = "random"
     """`random`: independent draws. `optuna`: TPE, which learns from the trials before."""
     seed: int = Field(0, ge=0)
