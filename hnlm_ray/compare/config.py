@@ -101,7 +101,7 @@ def load_compare(path: str | Path, overrides: Sequence[str] = ()) -> tuple[RunCo
     for row in compare.rows:
         base = row_config(config, compare, row)
         for key, dimension in row.space.items():
-            with_point(base, {key: dimension.example()})
+            with_point(base, {key: dimension.examples()[0]})
     return config, compare
 
 

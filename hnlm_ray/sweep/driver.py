@@ -21,7 +21,7 @@ from hnlm_ray.recommend.names import reads_text
 from hnlm_ray.run_lock import sole_writer
 from hnlm_ray.runtime import Demand, Resources, connected
 from hnlm_ray.store import Folder, RunDir
-from hnlm_ray.sweep.config import SweepConfig, load_sweep, with_point
+from hnlm_ray.sweep.config import SweepConfig, load_sweep, most_epochs, with_point
 from hnlm_ray.sweep.outcome import Outcome, TrialRow, write_outcome
 from hnlm_ray.sweep.record import Recorder, recorded
 from hnlm_ray.sweep.space import decode, name_of, num_points, random_points, tune_space
@@ -188,7 +188,7 @@ def _scheduler(sweep: Sweep) -> Any:
 
     if sweep.settings.early_stop == "none":
         return FIFOScheduler()
-    epochs, grace = sweep.config.train.epochs, sweep.settings.grace_epochs
+    epochs, grace = most_epochs(sweep.config, sweep.settings), sweep.settings.grace_epochs
     return AsyncHyperBandScheduler(
         time_attr="epoch",
         metric=METRIC,
