@@ -47,6 +47,13 @@ def test_refused_in_words(tmp_path: Path, values: dict[str, Any], words: str) ->
         load_compare(changed(tmp_path, **values))
 
 
+def test_a_section_without_keys_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "empty.yaml"
+    path.write_text("compare:\n")
+    with pytest.raises(UserError, match="compare=None is not accepted: it is a section of keys, see configs/compare"):
+        load_compare(path)
+
+
 def test_rows_from_a_file_of_their_own(tmp_path: Path) -> None:
     (tmp_path / "rows.yaml").write_text(yaml.safe_dump(CONFIG["compare"]["rows"]))
     assert load_compare(changed(tmp_path, rows="rows.yaml")) == load_compare(changed(tmp_path))

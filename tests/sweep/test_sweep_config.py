@@ -77,6 +77,11 @@ def test_a_file_without_a_sweep(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text("train: {epochs: 3}\n")
     with pytest.raises(UserError, match="no section `sweep`"):
         load_sweep(tmp_path / "run.yaml")
+    (tmp_path / "run.yaml").write_text("sweep:\n")
+    with pytest.raises(UserError, match="sweep=None is not accepted: it is a section of keys, see configs/sweeps"):
+        load_sweep(tmp_path / "run.yaml")
+    with pytest.raises(UserError, match="sweep=5 is not accepted"):
+        load_sweep(tmp_path / "run.yaml", ["sweep=5"])
 
 
 def test_a_point_changes_its_keys_and_nothing_else(tmp_path: Path) -> None:
