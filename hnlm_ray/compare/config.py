@@ -15,6 +15,8 @@ from hnlm_ray.settings import Section, operational
 from hnlm_ray.sweep.config import SEARCHED_SECTION, Dimension, with_point
 
 Kind = Literal["classical", "hnlm", "control", "rival", "outsider"]
+K = 20
+"""The cut-off of the metrics that the table shows and tests."""
 _EXAMPLE = "configs/compare/xrec_amazon_text.yaml"
 _SET_SECTIONS = ("train", "profile", "negative", "finetune", "embed", "encoder", "text")
 """Sections that a row may change. Data and warm-up signal are the same for all rows."""
@@ -98,6 +100,8 @@ def load_compare(path: str | Path, overrides: Sequence[str] = ()) -> tuple[RunCo
     """
     with_rows = partial(_with_rows, Path(path).parent)
     config, compare = load_with_section(path, overrides, "compare", CompareConfig, _EXAMPLE, with_rows)
+    if K not in config.evaluate.ks:
+        raise UserError(f"config: evaluate.ks={list(config.evaluate.ks)} lacks {K}, at which methods are compared: add it")
     for row in compare.rows:
         base = row_config(config, compare, row)
         for key, dimension in row.space.items():

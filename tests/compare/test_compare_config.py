@@ -7,8 +7,9 @@ import pytest
 import yaml
 from compare_world import CONFIG
 
-from hnlm_ray.compare.config import load_compare, reduced
+from hnlm_ray.compare.config import K, load_compare, reduced
 from hnlm_ray.compare.driver import compare
+from hnlm_ray.compare.outcome import METRICS
 from hnlm_ray.errors import UserError
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "compare").glob("*.yaml"))
@@ -52,6 +53,12 @@ def test_a_section_without_keys_is_refused(tmp_path: Path) -> None:
     path.write_text("compare:\n")
     with pytest.raises(UserError, match="compare=None is not accepted: it is a section of keys, see configs/compare"):
         load_compare(path)
+
+
+def test_the_cut_off_of_the_table_must_be_evaluated(tmp_path: Path) -> None:
+    assert {metric.partition("@")[2] for metric in METRICS} == {str(K)}
+    with pytest.raises(UserError, match=r"evaluate\.ks=\[5, 10\] lacks 20"):
+        load_compare(changed(tmp_path), ["evaluate.ks=[5, 10]"])
 
 
 def test_rows_from_a_file_of_their_own(tmp_path: Path) -> None:
