@@ -1,8 +1,10 @@
 """A comparison's file: an ordinary run config with a section `compare`."""
 
 import difflib
+import json
 from collections.abc import Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +14,8 @@ from pydantic import Field, model_validator
 from hnlm_ray.config import RunConfig, load_with_section
 from hnlm_ray.errors import UserError
 from hnlm_ray.settings import Section, operational
-from hnlm_ray.sweep.config import SEARCHED_SECTION, Dimension, with_point
+from hnlm_ray.sweep.config import MONITOR, SEARCHED_SECTION, Dimension, SweepConfig, with_point
+from hnlm_ray.sweep.space import decode, draws
 
 Kind = Literal["classical", "hnlm", "control", "rival", "outsider"]
 K = 20
@@ -20,6 +23,8 @@ K = 20
 _EXAMPLE = "configs/compare/xrec_amazon_text.yaml"
 _SET_SECTIONS = ("train", "profile", "negative", "finetune", "embed", "encoder", "text")
 """Sections that a row may change. Data and warm-up signal are the same for all rows."""
+_FIRST_DRAWS = 60
+_DRAWS_PER_TRIAL = 20
 
 
 class RowConfig(Section):
@@ -44,6 +49,8 @@ class RowConfig(Section):
         for key in self.space:
             if not key.startswith(f"{SEARCHED_SECTION}."):
                 raise ValueError(f"space: {key!r} cannot be tuned; accepted: keys that begin with 'train.'")
+        if MONITOR in {*self.set, *self.space}:
+            raise ValueError(f"{MONITOR!r} cannot differ: it is the metric that ranks settings and rows; set it for all")
         if bool(self.of) != (self.kind == "control"):
             raise ValueError(f"of={self.of!r} with kind={self.kind!r}: a control names its hnlm row, no other row does")
         if self.of and self.space:
@@ -103,10 +110,31 @@ def load_compare(path: str | Path, overrides: Sequence[str] = ()) -> tuple[RunCo
     if K not in config.evaluate.ks:
         raise UserError(f"config: evaluate.ks={list(config.evaluate.ks)} lacks {K}, at which methods are compared: add it")
     for row in compare.rows:
-        base = row_config(config, compare, row)
-        for key, dimension in row.space.items():
-            with_point(base, {key: dimension.examples()[0]})
+        row_config(config, compare, row)
+        if row.space:
+            _check_listed(config, compare, row)
+        configs_of(config, compare, row)
     return config, compare
+
+
+def _check_listed(config: RunConfig, compare: CompareConfig, row: RowConfig) -> None:
+    """Every value that a row's space lists, drawn or not, must be accepted beside some drawn values of its other keys."""
+    drawn = _drawn(compare, row)
+    listed = [(key, value) for key, dimension in row.space.items() for value in dimension.choice or ()]
+    for key, value in listed:
+        _check_any(config, compare, row, [{**setting, key: value} for setting in drawn])
+
+
+def _check_any(config: RunConfig, compare: CompareConfig, row: RowConfig, settings: list[dict[str, Any]]) -> None:
+    refusals = []
+    for setting in settings:
+        try:
+            row_config(config, compare, row, setting)
+        except UserError as refusal:
+            refusals.append(refusal)
+        else:
+            return
+    raise refusals[0]
 
 
 def _with_rows(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
@@ -144,6 +172,34 @@ def reduced(compare: CompareConfig, rows: Sequence[str], seeds: Sequence[int], t
         raise UserError(f"--seeds {','.join(map(str, seeds))} is not accepted: {error}") from None
 
 
+def settings_of(compare: CompareConfig, row: RowConfig) -> list[dict[str, Any]]:
+    """The settings that a row tries, a control's those of its row: as many for each, fewer only where its space holds
+    no more. Those of fewer trials are the first of those of more.
+    """
+    tuned = compare.row(row.of) if row.of else row
+    return _drawn(compare, tuned)[: compare.trials] if tuned.space else [{}]
+
+
+def _drawn(compare: CompareConfig, row: RowConfig) -> list[dict[str, Any]]:
+    """Distinct settings of a row's space in a fixed order, some more than are tried.
+
+    The first draws count by when they come last, which no number of trials can change; all others by when they come
+    first.
+    """
+    space = SweepConfig(space=row.space, seed=compare.tune_seed)
+    num_draws = max(_FIRST_DRAWS, _DRAWS_PER_TRIAL * compare.trials)
+    settings = [decode(space, point) for point in islice(draws(space), num_draws)]
+    names = [json.dumps(setting, sort_keys=True) for setting in settings]
+    first = reversed(dict.fromkeys(reversed(names[:_FIRST_DRAWS])))
+    by_name = dict(zip(names, settings, strict=True))
+    return [by_name[name] for name in dict.fromkeys([*first, *names])]
+
+
+def configs_of(config: RunConfig, compare: CompareConfig, row: RowConfig) -> list[RunConfig]:
+    """The run config of every setting that a row tries. Raises `UserError` where one is not accepted."""
+    return [row_config(config, compare, row, setting) for setting in settings_of(compare, row)]
+
+
 def row_config(
     config: RunConfig, compare: CompareConfig, row: RowConfig, tuned: dict[str, Any] | None = None
 ) -> RunConfig:
@@ -152,4 +208,5 @@ def row_config(
     try:
         return with_point(config, {**values, **(tuned or {}), **row.set} if row.of else {**row.set, **(tuned or {})})
     except UserError as error:
-        raise UserError(f"compare.rows {row.name!r}: {error}") from None
+        at = f" at {tuned}" if tuned else ""
+        raise UserError(f"compare.rows {row.name!r}{at}: {error}") from None

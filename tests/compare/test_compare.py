@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from hnlm_ray.compare import training
-from hnlm_ray.compare.config import reduced
+from hnlm_ray.compare.config import reduced, settings_of
 from hnlm_ray.compare.outcome import best_on_validation, collect, results_of
 from hnlm_ray.compare.page import render
 from hnlm_ray.compare.readme import BEGIN, END, RESULTS_SUFFIX, load_results, section, update_readme
@@ -99,7 +99,7 @@ def test_every_row_has_its_runs(runs: Runs, results: dict[str, Any]) -> None:
 def test_a_setting_is_chosen_by_validation_alone(runs: Runs) -> None:
     dns = runs.compare.row("dns")
     by_setting = [(Folder(run.folder).read_json(RESULT_FILE)["valid"], setting)
-                  for run, setting in zip(runs.trials(dns), runs.settings(dns), strict=True)]  # fmt: skip
+                  for run, setting in zip(runs.trials(dns), settings_of(runs.compare, dns), strict=True)]  # fmt: skip
     assert runs.tuned(dns) == max(by_setting, key=lambda pair: pair[0])[1]
     for run in runs.trials(dns):
         written = Folder(run.folder).names()
