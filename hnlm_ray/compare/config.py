@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from hnlm_ray.config import RunConfig, load_with_section
 from hnlm_ray.errors import UserError
@@ -67,7 +67,7 @@ class CompareConfig(Section):
     """Settings that every row with a space tries on validation: the same number for each, drawn at random."""
     tune_seed: int = Field(1000, ge=0)
     """Seed of the draws and of the training of every trial."""
-    seeds: list[int] = Field([0, 1, 2, 3, 4], min_length=1)
+    seeds: list[Annotated[int, Field(ge=0)]] = Field([0, 1, 2, 3, 4], min_length=1)
     """Seeds with which each row is trained at its best setting, and tested, once each."""
     max_negatives: int = Field(50_000, ge=1)
     """Training pairs of each run whose chosen negatives are looked at for false ones."""
@@ -154,7 +154,7 @@ def reduced(compare: CompareConfig, rows: Sequence[str], seeds: Sequence[int], t
     """The comparison with only some rows or seeds, or fewer trials; what is empty or 0 stays as it is.
 
     Raises:
-        UserError: a row is unknown, or a control is named without its row.
+        UserError: a row is unknown, a control is named without its row, or seeds or trials are not accepted.
     """
     known = {row.name: row for row in compare.rows}
     for name in rows:
@@ -168,8 +168,10 @@ def reduced(compare: CompareConfig, rows: Sequence[str], seeds: Sequence[int], t
     values = {"rows": kept, "seeds": list(seeds) or compare.seeds, "trials": trials or compare.trials}
     try:
         return CompareConfig.model_validate(compare.model_dump() | {**values, "rows": [r.model_dump() for r in kept]})
-    except ValueError as error:
-        raise UserError(f"--seeds {','.join(map(str, seeds))} is not accepted: {error}") from None
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        option = f"--trials {trials}" if fault["loc"] == ("trials",) else f"--seeds {','.join(map(str, seeds))}"
+        raise UserError(f"{option} is not accepted: {fault['msg'].removeprefix('Value error, ')}") from None
 
 
 def settings_of(compare: CompareConfig, row: RowConfig) -> list[dict[str, Any]]:

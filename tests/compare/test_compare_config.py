@@ -57,6 +57,7 @@ def changed(folder: Path, **values: Any) -> Path:
         ({"trials": 6, "rows": [dns_mn([16, 4], [4, 8])]}, "'train.sampler.top_m': 8}: config: train.sampler: top_m=8"),
         ({"tune_seed": 1}, "tune_seed=1 is one of seeds"),
         ({"seeds": [1, 1]}, "names one twice"),
+        ({"seeds": [0, -1]}, "compare.seeds.1: Input should be greater than or equal to 0"),
         ({"trails": 3}, "compare.trails"),
         ({"rows": "nowhere.yaml"}, "compare.rows='nowhere.yaml' is no YAML list of rows beside the config"),
     ],
@@ -138,6 +139,22 @@ def test_reducing(tmp_path: Path) -> None:
         reduced(wanted, ["window-only"], [], 0)
     with pytest.raises(UserError, match="'nobody' is none of the 8 rows"):
         reduced(wanted, ["nobody"], [], 0)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "trials", "words"),
+    [
+        ([1000], 0, "--seeds 1000 is not accepted: tune_seed=1000 is one of seeds"),
+        ([1, 1], 0, "--seeds 1,1 is not accepted: seeds=[1, 1] names one twice"),
+        ([-1], 0, "--seeds -1 is not accepted: Input should be greater than or equal to 0"),
+        ([], -1, "--trials -1 is not accepted: Input should be greater than or equal to 1"),
+    ],
+)
+def test_what_reduces_it_is_refused_by_its_option(tmp_path: Path, seeds: list[int], trials: int, words: str) -> None:
+    _, wanted = load_compare(changed(tmp_path))
+    with pytest.raises(UserError, match=re.escape(words)) as caught:
+        reduced(wanted, [], seeds, trials)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_model_that_is_not_there_is_refused_before_anything_starts(tmp_path: Path) -> None:
