@@ -24,6 +24,10 @@ from hnlm_ray.recommend.trainer import Trainer
 from hnlm_ray.store import Folder, RunDir
 
 
+_LONG_EPOCH_S = 1000.0
+"""What the process that dies took for an epoch"""
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """A finished comparison, interrupted once on the way."""
@@ -49,6 +53,7 @@ def _die_in_training(runs: Runs) -> None:
 
     def dies(trainer: Trainer, batch: Batch) -> None:
         if trainer.state.epoch == 2:
+            trainer.state.history[0]["seconds"] += _LONG_EPOCH_S
             trainer._save()
             raise KeyboardInterrupt
         step(trainer, batch)
@@ -94,6 +99,12 @@ def test_every_row_has_its_runs(runs: Runs, results: dict[str, Any]) -> None:
         assert found["cost"]["shared_s"] > 0
         assert found["cost"]["training_s"] > 0, "one that is solved in closed form takes its time too"
     assert results["data_fingerprint"] == runs.shared(runs.config)["ingest"]
+
+
+def test_a_run_that_was_killed_costs_what_both_processes_took(runs: Runs) -> None:
+    written = [Folder(path.parent).read_json(RESULT_FILE) for path in _written(runs.run_dir)]
+    (resumed,) = [result for result in written if result["training_s"] >= _LONG_EPOCH_S]
+    assert resumed["seconds"] >= resumed["training_s"]
 
 
 def test_a_setting_is_chosen_by_validation_alone(runs: Runs) -> None:
