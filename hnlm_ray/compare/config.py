@@ -50,7 +50,9 @@ class RowConfig(Section):
             if not key.startswith(f"{SEARCHED_SECTION}."):
                 raise ValueError(f"space: {key!r} cannot be tuned; accepted: keys that begin with 'train.'")
         if MONITOR in {*self.set, *self.space}:
-            raise ValueError(f"{MONITOR!r} cannot differ: it is the metric that ranks settings and rows; set it for all")
+            raise ValueError(
+                f"{MONITOR!r} cannot differ: it is the metric that ranks settings and rows; set it for all"
+            )
         if bool(self.of) != (self.kind == "control"):
             raise ValueError(f"of={self.of!r} with kind={self.kind!r}: a control names its hnlm row, no other row does")
         if self.of and self.space:
@@ -108,7 +110,9 @@ def load_compare(path: str | Path, overrides: Sequence[str] = ()) -> tuple[RunCo
     with_rows = partial(_with_rows, Path(path).parent)
     config, compare = load_with_section(path, overrides, "compare", CompareConfig, _EXAMPLE, with_rows)
     if K not in config.evaluate.ks:
-        raise UserError(f"config: evaluate.ks={list(config.evaluate.ks)} lacks {K}, at which methods are compared: add it")
+        raise UserError(
+            f"config: evaluate.ks={list(config.evaluate.ks)} lacks {K}, at which methods are compared: add it"
+        )
     for row in compare.rows:
         row_config(config, compare, row)
         if row.space:
@@ -118,7 +122,7 @@ def load_compare(path: str | Path, overrides: Sequence[str] = ()) -> tuple[RunCo
 
 
 def _check_listed(config: RunConfig, compare: CompareConfig, row: RowConfig) -> None:
-    """Every value that a row's space lists, drawn or not, must be accepted beside some drawn values of its other keys."""
+    """Every value that a space lists, drawn or not, must be accepted beside some drawn values of its other keys."""
     drawn = _drawn(compare, row)
     listed = [(key, value) for key, dimension in row.space.items() for value in dimension.choice or ()]
     for key, value in listed:
@@ -126,6 +130,7 @@ def _check_listed(config: RunConfig, compare: CompareConfig, row: RowConfig) -> 
 
 
 def _check_any(config: RunConfig, compare: CompareConfig, row: RowConfig, settings: list[dict[str, Any]]) -> None:
+    """One of the settings must be accepted; where none is, the first refusal says why."""
     refusals = []
     for setting in settings:
         try:

@@ -23,7 +23,6 @@ from hnlm_ray.recommend.samplers.base import Batch
 from hnlm_ray.recommend.trainer import Trainer
 from hnlm_ray.store import Folder, RunDir
 
-
 _LONG_EPOCH_S = 1000.0
 """What the process that dies took for an epoch"""
 

@@ -50,7 +50,10 @@ def changed(folder: Path, **values: Any) -> Path:
         ({"rows": [{"name": "a", "kind": "classical", "set": {"train.sampel": 1}}]}, "did you mean 'train.sampler'"),
         ({"rows": [{"name": "a", "kind": "classical", "space": {"seed": {"choice": [1, 2]}}}]}, "cannot be tuned"),
         ({"rows": [{**DNS, "set": {"train.monitor": "hr@20"}}]}, "it is the metric that ranks settings and rows"),
-        ({"rows": [{**DNS, "space": {"train.monitor": {"choice": ["hr@20", "mrr@20"]}}}]}, "'train.monitor' cannot differ"),
+        (
+            {"rows": [{**DNS, "space": {"train.monitor": {"choice": ["hr@20", "mrr@20"]}}}]},
+            "'train.monitor' cannot differ",
+        ),
         ({"rows": [{**DNS, "space": {"train.lr": {"choice": [0.1, 0.2, "much"]}}}]}, "'dns' at {'train.lr': 'much'}"),
         ({"rows": [{**DNS, "space": {"train.hnlm.alpha": {"uniform": [2, 3]}}}]}, "'dns' at {'train.hnlm.alpha': 2."),
         ({"rows": [{**DNS, "space": {"train.hnlm.alfa": {"uniform": [0, 1]}}}]}, "did you mean 'train.hnlm.alpha'"),
