@@ -120,6 +120,8 @@ def load_with_section(
     for override in overrides:
         apply_override(values, override)
     own = values.pop(section)
+    if not isinstance(own, dict):
+        raise UserError(f"config: {section}={own!r} is not accepted: it is a section of keys, see {example}")
     config = parse_config(values)
     try:
         return config, model.model_validate(prepared(own))

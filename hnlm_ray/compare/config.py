@@ -1,23 +1,30 @@
 """A comparison's file: an ordinary run config with a section `compare`."""
 
 import difflib
+import json
 from collections.abc import Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from hnlm_ray.config import RunConfig, load_with_section
 from hnlm_ray.errors import UserError
 from hnlm_ray.settings import Section, operational
-from hnlm_ray.sweep.config import SEARCHED_SECTION, Dimension, with_point
+from hnlm_ray.sweep.config import MONITOR, SEARCHED_SECTION, Dimension, SweepConfig, with_point
+from hnlm_ray.sweep.space import decode, draws
 
 Kind = Literal["classical", "hnlm", "control", "rival", "outsider"]
+K = 20
+"""The cut-off of the metrics that the table shows and tests."""
 _EXAMPLE = "configs/compare/xrec_amazon_text.yaml"
 _SET_SECTIONS = ("train", "profile", "negative", "finetune", "embed", "encoder", "text")
 """Sections that a row may change. Data and warm-up signal are the same for all rows."""
+_FIRST_DRAWS = 60
+_DRAWS_PER_TRIAL = 20
 
 
 class RowConfig(Section):
@@ -42,6 +49,10 @@ class RowConfig(Section):
         for key in self.space:
             if not key.startswith(f"{SEARCHED_SECTION}."):
                 raise ValueError(f"space: {key!r} cannot be tuned; accepted: keys that begin with 'train.'")
+        if MONITOR in {*self.set, *self.space}:
+            raise ValueError(
+                f"{MONITOR!r} cannot differ: it is the metric that ranks settings and rows; set it for all"
+            )
         if bool(self.of) != (self.kind == "control"):
             raise ValueError(f"of={self.of!r} with kind={self.kind!r}: a control names its hnlm row, no other row does")
         if self.of and self.space:
@@ -58,7 +69,7 @@ class CompareConfig(Section):
     """Settings that every row with a space tries on validation: the same number for each, drawn at random."""
     tune_seed: int = Field(1000, ge=0)
     """Seed of the draws and of the training of every trial."""
-    seeds: list[int] = Field([0, 1, 2, 3, 4], min_length=1)
+    seeds: list[Annotated[int, Field(ge=0)]] = Field([0, 1, 2, 3, 4], min_length=1)
     """Seeds with which each row is trained at its best setting, and tested, once each."""
     max_negatives: int = Field(50_000, ge=1)
     """Training pairs of each run whose chosen negatives are looked at for false ones."""
@@ -98,11 +109,37 @@ def load_compare(path: str | Path, overrides: Sequence[str] = ()) -> tuple[RunCo
     """
     with_rows = partial(_with_rows, Path(path).parent)
     config, compare = load_with_section(path, overrides, "compare", CompareConfig, _EXAMPLE, with_rows)
+    if K not in config.evaluate.ks:
+        raise UserError(
+            f"config: evaluate.ks={list(config.evaluate.ks)} lacks {K}, at which methods are compared: add it"
+        )
     for row in compare.rows:
-        base = row_config(config, compare, row)
-        for key, dimension in row.space.items():
-            with_point(base, {key: dimension.example()})
+        row_config(config, compare, row)
+        if row.space:
+            _check_listed(config, compare, row)
+        configs_of(config, compare, row)
     return config, compare
+
+
+def _check_listed(config: RunConfig, compare: CompareConfig, row: RowConfig) -> None:
+    """Every value that a space lists, drawn or not, must be accepted beside some drawn values of its other keys."""
+    drawn = _drawn(compare, row)
+    listed = [(key, value) for key, dimension in row.space.items() for value in dimension.choice or ()]
+    for key, value in listed:
+        _check_any(config, compare, row, [{**setting, key: value} for setting in drawn])
+
+
+def _check_any(config: RunConfig, compare: CompareConfig, row: RowConfig, settings: list[dict[str, Any]]) -> None:
+    """One of the settings must be accepted; where none is, the first refusal says why."""
+    refusals = []
+    for setting in settings:
+        try:
+            row_config(config, compare, row, setting)
+        except UserError as refusal:
+            refusals.append(refusal)
+        else:
+            return
+    raise refusals[0]
 
 
 def _with_rows(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
@@ -122,7 +159,7 @@ def reduced(compare: CompareConfig, rows: Sequence[str], seeds: Sequence[int], t
     """The comparison with only some rows or seeds, or fewer trials; what is empty or 0 stays as it is.
 
     Raises:
-        UserError: a row is unknown, or a control is named without its row.
+        UserError: a row is unknown, a control is named without its row, or seeds or trials are not accepted.
     """
     known = {row.name: row for row in compare.rows}
     for name in rows:
@@ -136,8 +173,38 @@ def reduced(compare: CompareConfig, rows: Sequence[str], seeds: Sequence[int], t
     values = {"rows": kept, "seeds": list(seeds) or compare.seeds, "trials": trials or compare.trials}
     try:
         return CompareConfig.model_validate(compare.model_dump() | {**values, "rows": [r.model_dump() for r in kept]})
-    except ValueError as error:
-        raise UserError(f"--seeds {','.join(map(str, seeds))} is not accepted: {error}") from None
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        option = f"--trials {trials}" if fault["loc"] == ("trials",) else f"--seeds {','.join(map(str, seeds))}"
+        raise UserError(f"{option} is not accepted: {fault['msg'].removeprefix('Value error, ')}") from None
+
+
+def settings_of(compare: CompareConfig, row: RowConfig) -> list[dict[str, Any]]:
+    """The settings that a row tries, a control's those of its row: as many for each, fewer only where its space holds
+    no more. Those of fewer trials are the first of those of more.
+    """
+    tuned = compare.row(row.of) if row.of else row
+    return _drawn(compare, tuned)[: compare.trials] if tuned.space else [{}]
+
+
+def _drawn(compare: CompareConfig, row: RowConfig) -> list[dict[str, Any]]:
+    """Distinct settings of a row's space in a fixed order, some more than are tried.
+
+    The first draws count by when they come last, which no number of trials can change; all others by when they come
+    first.
+    """
+    space = SweepConfig(space=row.space, seed=compare.tune_seed)
+    num_draws = max(_FIRST_DRAWS, _DRAWS_PER_TRIAL * compare.trials)
+    settings = [decode(space, point) for point in islice(draws(space), num_draws)]
+    names = [json.dumps(setting, sort_keys=True) for setting in settings]
+    first = reversed(dict.fromkeys(reversed(names[:_FIRST_DRAWS])))
+    by_name = dict(zip(names, settings, strict=True))
+    return [by_name[name] for name in dict.fromkeys([*first, *names])]
+
+
+def configs_of(config: RunConfig, compare: CompareConfig, row: RowConfig) -> list[RunConfig]:
+    """The run config of every setting that a row tries. Raises `UserError` where one is not accepted."""
+    return [row_config(config, compare, row, setting) for setting in settings_of(compare, row)]
 
 
 def row_config(
@@ -148,4 +215,5 @@ def row_config(
     try:
         return with_point(config, {**values, **(tuned or {}), **row.set} if row.of else {**row.set, **(tuned or {})})
     except UserError as error:
-        raise UserError(f"compare.rows {row.name!r}: {error}") from None
+        at = f" at {tuned}" if tuned else ""
+        raise UserError(f"compare.rows {row.name!r}{at}: {error}") from None

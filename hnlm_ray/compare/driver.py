@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from hnlm_ray.cluster.room import num_places, off_gpu_nodes
-from hnlm_ray.compare.config import CompareConfig, load_compare, reduced, row_config
+from hnlm_ray.compare.config import CompareConfig, configs_of, load_compare, reduced
 from hnlm_ray.compare.outcome import collect, results_of
 from hnlm_ray.compare.page import render
 from hnlm_ray.compare.readme import RESULTS_SUFFIX
@@ -86,8 +86,11 @@ def run_shared_stages(config: RunConfig, wanted: CompareConfig, target: RunDir, 
 
 
 def distinct_upstream(config: RunConfig, wanted: CompareConfig) -> list[RunConfig]:
-    """One config per distinct set of stages before `train`; what is tuned lies below `train.` and does not count."""
-    configs = [row_config(config, wanted, row) for row in wanted.rows]
+    """One config per distinct set of stages before `train` that a training of any row rests on.
+
+    A key below `train.` that is tuned can change which there are. Raises `UserError` where a setting is not accepted.
+    """
+    configs = [found for row in wanted.rows for found in configs_of(config, wanted, row)]
     return list({upstream_key(found): found for found in configs}.values())
 
 

@@ -9,17 +9,14 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from hnlm_ray.compare.config import CompareConfig, RowConfig, row_config
+from hnlm_ray.compare.config import CompareConfig, RowConfig, row_config, settings_of
 from hnlm_ray.config import RunConfig
 from hnlm_ray.pipeline import STAGES, fingerprint_of, plan, reads
 from hnlm_ray.recommend.config import CLOSED_FORM_MODELS
 from hnlm_ray.store import Folder, RunDir
-from hnlm_ray.sweep.config import SweepConfig
-from hnlm_ray.sweep.space import decode, random_points
 
 RESULT_FILE = "result.json"
 _STAGES = {stage.name: stage for stage in STAGES}
-_DRAWS_PER_TRIAL = 20
 _VERSION = 1
 """Raised when a run writes something else for the same settings."""
 
@@ -50,19 +47,10 @@ class Runs:
         self._trials: dict[str, list[RunSpec]] = {}
         self._seeds: dict[str, list[RunSpec]] = {}
 
-    def settings(self, row: RowConfig) -> list[dict[str, Any]]:
-        """The settings that a row tries: as many for each, fewer only where its space holds no more."""
-        if not row.space:
-            return [{}]
-        space = SweepConfig(space=row.space, trials=_DRAWS_PER_TRIAL * self.compare.trials, seed=self.compare.tune_seed)
-        drawn = [decode(space, point) for point in random_points(space)]
-        distinct = {json.dumps(setting, sort_keys=True): setting for setting in reversed(drawn)}
-        return list(reversed(distinct.values()))[: self.compare.trials]
-
     def trials(self, row: RowConfig) -> list[RunSpec]:
         """One run per setting; none where nothing is tuned."""
         if row.name not in self._trials:
-            settings = self.settings(row) if row.space else []
+            settings = settings_of(self.compare, row) if row.space else []
             self._trials[row.name] = [self._spec("trial", row, tried, self.compare.tune_seed) for tried in settings]
         return self._trials[row.name]
 
@@ -74,7 +62,7 @@ class Runs:
         if len(results) < len(self.trials(row)):
             return None
         found = [result["valid"] for result in results]
-        return self.settings(row)[found.index(max(found))] if found else {}
+        return settings_of(self.compare, row)[found.index(max(found))] if found else {}
 
     def seeds(self, row: RowConfig) -> list[RunSpec]:
         """One run per seed at the tuned setting, none while that is not known.

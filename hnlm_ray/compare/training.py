@@ -54,13 +54,14 @@ def train_and_judge(job: dict[str, Any]) -> str:
             raise
         out.write_json(RESULT_FILE, {"valid": 0.0, "refused": str(error), "seconds": time.perf_counter() - started})
         return run.name
+    elapsed_s, convergence = time.perf_counter() - started, _convergence(trained, config)
     result: dict[str, Any] = {
         "purpose": run.purpose,
         "seed": run.seed,
         "train": config.train.result_dict(),
         "valid": trained.valid,
-        "seconds": time.perf_counter() - started,
-        **_convergence(trained, config),
+        "seconds": max(elapsed_s, convergence["training_s"]),  # a killed process did epochs of its own
+        **convergence,
     }
     if run.purpose == "seed":
         scorer = RecommenderArtifact(trained.tensors, {}, data.train).scorer()

@@ -1,6 +1,6 @@
 """Config sections `signal`, `train` and `evaluate`. Imports nothing heavy, so that a config is checked in no time."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -114,7 +114,7 @@ class FitConfig(Section):
     """Epochs between two validations."""
     patience: int = Field(default=5, ge=1)
     """Validations without a better `monitor` before training stops."""
-    monitor: str = Field(default="ndcg@20", pattern=r"^(recall|ndcg|hr|precision|mrr|map)@\d+$")
+    monitor: str = Field(default="ndcg@20", pattern=r"^(recall|ndcg|hr|precision|mrr|map)@[1-9]\d*$")
     """The validation metric that picks the best epoch, `name@k`."""
     zero_stage: Literal[0, 1, 2] = operational(0)
     """DeepSpeed ZeRO stage."""
@@ -289,7 +289,7 @@ class TrainConfig(FitConfig):
 class EvaluateConfig(Section):
     """Full ranking over all items (METHOD.md section 7)."""
 
-    ks: tuple[int, ...] = Field(default=(5, 10, 20, 50), min_length=1)
+    ks: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(5, 10, 20, 50), min_length=1)
     """Cut-offs k of every metric."""
     num_user_groups: int = Field(default=4, ge=1)
     """Groups of users by number of training interactions."""

@@ -1,5 +1,6 @@
 """A sweep's file: an ordinary run config with a section `sweep`."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,9 @@ from hnlm_ray.settings import Section, operational
 
 SEARCHED_SECTION = "train"
 """The only section a sweep may vary: all trials share the artifacts of the stages before it."""
+MONITOR = "train.monitor"
+"""The one key of it that may not vary: the metric by which settings are ranked."""
+_EPOCHS = "train.epochs"
 
 
 class Dimension(Section):
@@ -38,10 +42,18 @@ class Dimension(Section):
             raise ValueError(f"loguniform={list(self.loguniform)} needs bounds above 0")
         return self
 
-    def example(self) -> Any:
-        """One value of it, to see whether the config takes the key."""
-        bounds = self.uniform or self.loguniform or self.randint
-        return self.choice[0] if self.choice else bounds[0] if bounds else None
+    @property
+    def num_values(self) -> float:
+        """How many there are; infinite between the bounds of numbers that are no integers."""
+        if self.choice:
+            return len(self.choice)
+        return self.randint[1] - self.randint[0] if self.randint else math.inf
+
+    def examples(self) -> list[Any]:
+        """All values of a choice, else the lowest and the highest."""
+        if self.randint:
+            return [self.randint[0], self.randint[1] - 1]
+        return self.choice or list(self.uniform or self.loguniform or ())
 
 
 class SweepConfig(Section):
@@ -50,7 +62,7 @@ class SweepConfig(Section):
     space: dict[str, Dimension] = Field(min_length=1)
     """Dotted keys below `train.` and their values."""
     trials: int = Field(16, ge=1)
-    """Settings to try."""
+    """Settings to try; fewer only where the space holds no more."""
     search: Literal["random", "optuna"] = "random"
     """`random`: independent draws. `optuna`: TPE, which learns from the trials before."""
     seed: int = Field(0, ge=0)
@@ -77,6 +89,8 @@ class SweepConfig(Section):
                     f"sweep.space: {key!r} cannot be searched, since all trials share the stages before `train`; "
                     "accepted: keys that begin with 'train.'"
                 )
+        if MONITOR in self.space:
+            raise ValueError(f"sweep.space: {MONITOR!r} cannot be searched: it is the metric that ranks all trials")
         return self
 
 
@@ -88,7 +102,14 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> tuple[RunConf
     """
     config, sweep = load_with_section(path, overrides, "sweep", SweepConfig, "configs/sweeps/alignment.yaml")
     _check_keys(config, sweep)
+    most_epochs(config, sweep)  # refuses values that are no number of epochs
     return config, sweep
+
+
+def most_epochs(config: RunConfig, sweep: SweepConfig) -> int:
+    """The `train.epochs` of the trial that may train longest. Raises `UserError` where one of its values is none."""
+    values = sweep.space[_EPOCHS].examples() if _EPOCHS in sweep.space else [config.train.epochs]
+    return max(with_point(config, {_EPOCHS: value}).train.epochs for value in values)
 
 
 def with_point(config: RunConfig, point: dict[str, Any]) -> RunConfig:
@@ -112,6 +133,6 @@ def _check_keys(config: RunConfig, sweep: SweepConfig) -> None:
         node: Any = {SEARCHED_SECTION: known}
         for part in key.split("."):
             if not isinstance(node, dict) or part not in node:
-                with_point(config, {key: sweep.space[key].example()})  # names the nearest key
+                with_point(config, {key: sweep.space[key].examples()[0]})  # names the nearest key
                 raise UserError(f"sweep.space: {key!r} is no key of the config")
             node = node[part]

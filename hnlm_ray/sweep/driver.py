@@ -21,10 +21,10 @@ from hnlm_ray.recommend.names import reads_text
 from hnlm_ray.run_lock import sole_writer
 from hnlm_ray.runtime import Demand, Resources, connected
 from hnlm_ray.store import Folder, RunDir
-from hnlm_ray.sweep.config import SweepConfig, load_sweep, with_point
+from hnlm_ray.sweep.config import SweepConfig, load_sweep, most_epochs, with_point
 from hnlm_ray.sweep.outcome import Outcome, TrialRow, write_outcome
 from hnlm_ray.sweep.record import Recorder, recorded
-from hnlm_ray.sweep.space import decode, name_of, random_points, tune_space
+from hnlm_ray.sweep.space import decode, name_of, num_points, random_points, tune_space
 from hnlm_ray.sweep.trial import METRIC, run_trial
 from hnlm_ray.tracking import check_trackers, observed
 
@@ -114,10 +114,10 @@ def _run_trials(sweep: Sweep, progress: Progress) -> list[TrialRow]:
     """
     settings, trials = sweep.settings, sweep.folder.child("trials")
     done = recorded(trials)
-    progress.start(settings.trials, unit="trials")
+    progress.start(num_points(settings), unit="trials")
     progress.update(len(done))
     try:
-        if len(done) < settings.trials:
+        if len(done) < num_points(settings):
             _search(sweep, done, Recorder(trials, progress))
     finally:
         progress.close()
@@ -146,7 +146,7 @@ def _search(sweep: Sweep, done: list[dict[str, Any]], recorder: Recorder) -> Non
             tune_config=ray_tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=_scheduler(sweep),
-                num_samples=settings.trials - len(done),
+                num_samples=num_points(settings) - len(done),
                 max_concurrent_trials=num_concurrent(settings, num_places(demand)),
                 reuse_actors=True,  # the imports of a process are paid once, not once per trial
             ),
@@ -188,7 +188,7 @@ def _scheduler(sweep: Sweep) -> Any:
 
     if sweep.settings.early_stop == "none":
         return FIFOScheduler()
-    epochs, grace = sweep.config.train.epochs, sweep.settings.grace_epochs
+    epochs, grace = most_epochs(sweep.config, sweep.settings), sweep.settings.grace_epochs
     return AsyncHyperBandScheduler(
         time_attr="epoch",
         metric=METRIC,

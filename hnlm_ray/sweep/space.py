@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,27 @@ def tune_space(sweep: SweepConfig) -> dict[str, Any]:
     return {key: _domain(dimension) for key, dimension in sweep.space.items()}
 
 
-def random_points(sweep: SweepConfig) -> list[Point]:
-    """All points of a random search: the same seed gives the same ones."""
+def num_points(sweep: SweepConfig) -> int:
+    """Distinct points that a sweep tries: one per trial, fewer only where its space holds no more."""
+    return int(min(sweep.trials, math.prod(dimension.num_values for dimension in sweep.space.values())))
+
+
+def draws(sweep: SweepConfig) -> Iterator[Point]:
+    """Independent draws without an end, where a point may come again: the same seed gives the same ones."""
     rng = np.random.RandomState(sweep.seed)
     space = tune_space(sweep)
-    return [
-        {key: _plain(domain.sample(random_state=rng)) for key, domain in space.items()} for _ in range(sweep.trials)
-    ]
+    while True:
+        yield {key: _plain(domain.sample(random_state=rng)) for key, domain in space.items()}
+
+
+def random_points(sweep: SweepConfig) -> list[Point]:
+    """All points of a random search, each once, in the order in which they are drawn first."""
+    points: dict[str, Point] = {}
+    drawn, wanted = draws(sweep), num_points(sweep)
+    while len(points) < wanted:
+        point = next(drawn)
+        points.setdefault(name_of(point), point)
+    return list(points.values())
 
 
 def decode(sweep: SweepConfig, point: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from hnlm_ray.compare import training
-from hnlm_ray.compare.config import reduced
+from hnlm_ray.compare.config import reduced, settings_of
 from hnlm_ray.compare.outcome import best_on_validation, collect, results_of
 from hnlm_ray.compare.page import render
 from hnlm_ray.compare.readme import BEGIN, END, RESULTS_SUFFIX, load_results, section, update_readme
@@ -22,6 +22,9 @@ from hnlm_ray.errors import UserError
 from hnlm_ray.recommend.samplers.base import Batch
 from hnlm_ray.recommend.trainer import Trainer
 from hnlm_ray.store import Folder, RunDir
+
+_LONG_EPOCH_S = 1000.0
+"""What the process that dies took for an epoch"""
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +52,7 @@ def _die_in_training(runs: Runs) -> None:
 
     def dies(trainer: Trainer, batch: Batch) -> None:
         if trainer.state.epoch == 2:
+            trainer.state.history[0]["seconds"] += _LONG_EPOCH_S
             trainer._save()
             raise KeyboardInterrupt
         step(trainer, batch)
@@ -96,10 +100,16 @@ def test_every_row_has_its_runs(runs: Runs, results: dict[str, Any]) -> None:
     assert results["data_fingerprint"] == runs.shared(runs.config)["ingest"]
 
 
+def test_a_run_that_was_killed_costs_what_both_processes_took(runs: Runs) -> None:
+    written = [Folder(path.parent).read_json(RESULT_FILE) for path in _written(runs.run_dir)]
+    (resumed,) = [result for result in written if result["training_s"] >= _LONG_EPOCH_S]
+    assert resumed["seconds"] >= resumed["training_s"]
+
+
 def test_a_setting_is_chosen_by_validation_alone(runs: Runs) -> None:
     dns = runs.compare.row("dns")
     by_setting = [(Folder(run.folder).read_json(RESULT_FILE)["valid"], setting)
-                  for run, setting in zip(runs.trials(dns), runs.settings(dns), strict=True)]  # fmt: skip
+                  for run, setting in zip(runs.trials(dns), settings_of(runs.compare, dns), strict=True)]  # fmt: skip
     assert runs.tuned(dns) == max(by_setting, key=lambda pair: pair[0])[1]
     for run in runs.trials(dns):
         written = Folder(run.folder).names()

@@ -33,6 +33,8 @@ def test_overrides_reach_nested_keys_and_the_file_names_the_run(tmp_path: Path) 
             "embed.max_pairs_per_user=0",
             "embeds items alone, and train.hnlm.variant='aligned' reads",
         ),
+        ("evaluate.ks=[0, 10]", r"evaluate\.ks\.0=0 is not accepted"),
+        ("train.monitor=ndcg@0", "train.monitor='ndcg@0' is not accepted"),
         ("train.epochs", "write KEY=VALUE"),
         ("seed.deeper=1", "unknown key|seed is a value|not accepted"),
         ("train.epochs=[", "no valid YAML"),

@@ -17,7 +17,7 @@ from hnlm_ray.sweep.config import SweepConfig
 from hnlm_ray.sweep.driver import num_concurrent, trial_demand
 from hnlm_ray.sweep.outcome import TrialRow, importance, write_outcome
 from hnlm_ray.sweep.record import Recorder, recorded
-from hnlm_ray.sweep.space import decode, name_of, random_points
+from hnlm_ray.sweep.space import decode, name_of, num_points, random_points
 
 SPACE = {
     "train.hnlm.window": {"choice": [[0.1, 0.5], [0.5, 0.9]]},
@@ -77,6 +77,15 @@ def test_random_points_are_those_of_the_seed_and_lie_in_their_bounds() -> None:
         assert 0.1 <= values["train.hnlm.tau"] <= 0.5
         assert values["train.dim"] in range(8, 12)
     assert np.median([point["train.lr"] for point in points]) < 1e-2, "spread over the logarithm"
+
+
+def test_no_random_point_comes_twice_and_none_where_the_space_holds_no_more() -> None:
+    space = {"train.sampler.kind": {"choice": ["rns", "dns"]}, "train.dim": {"randint": [8, 10]}}
+    four = random_points(sweep(space=space, trials=4))
+    assert len({name_of(point) for point in four}) == 4
+    assert random_points(sweep(space=space, trials=9)) == four
+    assert random_points(sweep(space=space, trials=2)) == four[:2]
+    assert (num_points(sweep(space=space, trials=9)), num_points(sweep(trials=9))) == (4, 9)
 
 
 def rows(settings: SweepConfig) -> list[TrialRow]:
