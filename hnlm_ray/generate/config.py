@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from hnlm_ray.demo.config import StandinConfig
+from hnlm_ray.generate.engine_args import check_engine_args, decisive_args
 from hnlm_ray.generate.prompting import load_template
 from hnlm_ray.settings import Section, operational
 
@@ -76,7 +77,8 @@ class LLMConfig(Section):
     max_num_batched_tokens: int = operational(4096, ge=64)
     """Tokens that one engine handles per step."""
     engine_args: dict[str, Any] = operational({})
-    """More arguments of `vllm.EngineArgs`, passed on as they are (quantization, swap, compilation ...)."""
+    """More arguments of `vllm.EngineArgs`, passed on as they are (quantization, revision, `enforce_eager` ...). Those
+    that may change answers are part of the result all the same."""
     unit_rows: int = operational(256, ge=1)
     """Rows per unit of work: one output shard, and the most that a crash costs."""
     start_timeout_s: float = operational(900.0, gt=0)
@@ -108,6 +110,8 @@ class LLMConfig(Section):
         low, high = self.replicas
         if not 1 <= low <= high:
             raise ValueError(f"llm.replicas is [{low}, {high}]; accepted: [min, max] with 1 <= min <= max")
+        own = {name: f"llm.{name}" for name in type(self).model_fields}
+        check_engine_args("llm", self.engine_args, own | {"hf_token": "the environment variable HF_TOKEN"})
         if self.trust_remote_code not in ("", self.model):
             raise ValueError(
                 f"llm.trust_remote_code is {self.trust_remote_code!r}; accepted: empty, or llm.model ({self.model!r})"
@@ -122,6 +126,10 @@ class LLMConfig(Section):
                 f"or llm.tensor_parallel_size ({self.tensor_parallel_size})"
             )
         return self
+
+    def result_dict(self) -> dict[str, Any]:
+        """The fields that decide the result, with those of `engine_args` that do."""
+        return super().result_dict() | decisive_args(self.engine_args)
 
 
 class _PromptedSection(Section, ABC):

@@ -33,6 +33,10 @@ def test_overrides_reach_nested_keys_and_the_file_names_the_run(tmp_path: Path) 
             "embed.max_pairs_per_user=0",
             "embeds items alone, and train.hnlm.variant='aligned' reads",
         ),
+        ("llm.engine_args.model=other/model", r"llm\.engine_args\.model is not accepted: set llm\.model instead"),
+        ("llm.engine_args.trust_remote_code=true", r"set llm\.trust_remote_code instead"),
+        ("llm.engine_args.hf_token=hf_1", r"set the environment variable HF_TOKEN instead$"),
+        ("encoder.engine_args.pooler_config=x", r"set encoder\.pooling instead"),
         ("train.epochs", "write KEY=VALUE"),
         ("seed.deeper=1", "unknown key|seed is a value|not accepted"),
         ("train.epochs=[", "no valid YAML"),
@@ -92,3 +96,15 @@ def test_operational_keys_stay_out_of_results() -> None:
         place: str = operational("here")
 
     assert Outer().result_dict() == {"inner": {"dim": 8}}
+
+
+@pytest.mark.parametrize("section", ["llm", "encoder"])
+def test_engine_arguments_that_change_answers_are_part_of_the_result(section: str) -> None:
+    def result(**engine_args: object) -> dict[str, object]:
+        values: dict[str, object] = getattr(parse_config({section: {"engine_args": engine_args}}), section).result_dict()
+        return values
+
+    plain = result()
+    assert "engine_args" not in plain, "fingerprints without arguments are those of before"
+    assert result(enforce_eager=True, kv_cache_memory_bytes=1 << 30) == plain
+    assert result(enforce_eager=True, quantization="fp8") == plain | {"engine_args": {"quantization": "fp8"}}
