@@ -1,6 +1,7 @@
 """Config of the LLM stages: which model, how it is served, what is asked of it."""
 
 import hashlib
+import re
 from abc import ABC, abstractmethod
 from typing import Any, Literal, Self
 
@@ -10,6 +11,9 @@ from hnlm_ray.demo.config import StandinConfig
 from hnlm_ray.generate.engine_args import check_engine_args, decisive_args
 from hnlm_ray.generate.prompting import load_template
 from hnlm_ray.settings import Section, operational
+
+_URL = re.compile(r"https?://[^/\s]")
+_VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 
 
 class PriceConfig(Section):
@@ -52,7 +56,8 @@ class LLMConfig(Section):
     seed: int = Field(default=0, ge=0)
     """Seed of sampling; a row's own seed follows from it, the row's id and the attempt."""
     trust_remote_code: str = ""
-    """Name of the one model whose own Python code may be executed; must equal `model`. Empty = none."""
+    """Name of the one model whose own Python code may be executed; must equal `model`, and `tokenizer` may then name no
+    other. Empty = none."""
 
     replicas: tuple[int, int] = operational((1, 1))
     """Fewest and most engines at work."""
@@ -116,9 +121,20 @@ class LLMConfig(Section):
             raise ValueError(
                 f"llm.trust_remote_code is {self.trust_remote_code!r}; accepted: empty, or llm.model ({self.model!r})"
             )
-        if self.engine == "http" and not self.endpoint:
+        if self.trust_remote_code and self.tokenizer not in ("", self.model):
             raise ValueError(
-                "llm.engine is 'http' and llm.endpoint is empty; give a base URL such as http://host:8000/v1"
+                f"llm.trust_remote_code trusts {self.trust_remote_code!r} alone, and code of llm.tokenizer "
+                f"({self.tokenizer!r}) would run as well; leave one of the two empty"
+            )
+        if self.engine == "http" and not _URL.match(self.endpoint):
+            raise ValueError(
+                f"llm.engine is 'http' and llm.endpoint is {self.endpoint!r}; give a base URL such as "
+                "http://host:8000/v1"
+            )
+        if self.api_key_env and not _VARIABLE.fullmatch(self.api_key_env):
+            raise ValueError(
+                "llm.api_key_env is no name of an environment variable (its value is not shown: it may be the key); "
+                "export the key, for example as OPENAI_API_KEY, and give that name"
             )
         if self.gpus_per_replica >= 1 and self.gpus_per_replica != self.tensor_parallel_size:
             raise ValueError(
