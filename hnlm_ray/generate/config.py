@@ -180,7 +180,7 @@ class ProfileConfig(_PromptedSection):
     max_prompt_tokens: int = Field(default=0, ge=0)
     """Longest prompt; 0 = what `llm.max_model_len` leaves beside the answer."""
     max_new_tokens: int = Field(default=256, ge=8)
-    """Budget of an answer; a row whose answer was cut is asked once more with twice of it."""
+    """Budget of an answer; a row whose answer was cut is asked once more with twice of it, or what is left."""
     max_words: int = Field(default=100, ge=1)
     """Longest summary."""
     max_failed_fraction: float = operational(0.2, ge=0, le=1)
@@ -210,7 +210,7 @@ class NegativeConfig(_PromptedSection):
     max_prompt_tokens: int = Field(default=0, ge=0)
     """Longest prompt; 0 = what `llm.max_model_len` leaves beside the answer."""
     max_new_tokens: int = Field(default=128, ge=8)
-    """Budget of an answer; a row whose answer was cut is asked once more with twice of it."""
+    """Budget of an answer; a row whose answer was cut is asked once more with twice of it, or what is left."""
     max_words: int = Field(default=20, ge=1)
     """Longest name of a hard negative."""
     max_failed_fraction: float = operational(0.5, ge=0, le=1)

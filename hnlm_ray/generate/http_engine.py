@@ -2,6 +2,7 @@
 
 import os
 import random
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,7 @@ class HTTPEngine:
 
     def __init__(self, spec: EngineSpec) -> None:
         self._spec = spec
+        self._max_model_len = spec.max_model_len or sys.maxsize
         self._chat = ChatTokenizer(
             spec.tokenizer, trust_remote_code=spec.trust_remote_code, template_args=spec.chat_template_args
         )
@@ -44,17 +46,16 @@ class HTTPEngine:
 
     def generate(self, request: GenerateRequest) -> list[Completion]:
         """Answer every prompt, cut to its budget first; a row that the endpoint will not answer has its `error` set."""
-        budget = request.max_prompt_tokens or (self._spec.max_model_len - request.max_new_tokens)
-        if budget <= 0:
+        if not (self._spec.max_model_len or request.max_prompt_tokens):
             raise UserError("llm.engine is 'http' and llm.max_model_len is 0; give the length that the endpoint serves")
-        fitted = fit(request.drafts, self._chat.encode, budget)
+        fitted = fit(request.drafts, self._chat.encode, request.prompt_budget(self._max_model_len))
         return list(self._pool.map(lambda row: self._answer(request, fitted[row], row), range(len(fitted))))
 
     def _answer(self, request: GenerateRequest, row: Fitted, index: int) -> Completion:
         body = {
             "model": self._spec.model,
             "messages": self._chat.messages(row.prompt),
-            "max_tokens": request.max_new_tokens,
+            "max_tokens": request.answer_budget(self._max_model_len, len(row.token_ids)),
             "temperature": request.temperature,
             "response_format": {
                 "type": "json_schema",

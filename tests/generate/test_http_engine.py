@@ -19,12 +19,14 @@ from tiny_model import make_tiny_llama
 
 from hnlm_ray.config import parse_config
 from hnlm_ray.errors import UserError
+from hnlm_ray.generate.chat import ChatTokenizer
 from hnlm_ray.generate.engines import EngineManager
 from hnlm_ray.generate.http_engine import HTTPEngine
 from hnlm_ray.generate.prompting import Draft, item_draft, load_template
 from hnlm_ray.generate.protocol import EngineSpec, GenerateRequest
 from hnlm_ray.generate.schemas import answer_schema, write_answer
-from hnlm_ray.generate.units import run_task
+from hnlm_ray.generate.unit_worker import UnitWorker, make_draft
+from hnlm_ray.generate.units import list_units, run_task
 from hnlm_ray.progress import Progress
 
 ANSWER = write_answer("item_profile", "dark sagas", "so")
@@ -144,6 +146,32 @@ def test_a_bad_row_is_not_asked_again(serve: Any, tokenizer: str) -> None:
     [completion] = engine(server.url, tokenizer).generate(request())
     assert completion.error.startswith("endpoint: 400")
     assert len(server.seen) == 1
+
+
+def test_a_second_try_takes_the_room_that_its_prompt_leaves(serve: Any, tokenizer: str, tmp_path: Path) -> None:
+    """Twice the budget would leave nothing to the prompt: it stays as it is, and the answer gets what there is."""
+    task = title_task(tmp_path, ["Dune"], rows_per_unit=1)
+    [unit] = list_units(task.inputs)
+    cut = {"choices": [{"message": {"content": "{"}, "finish_reason": "length"}]}
+    server = serve(lambda number: (200, {}, cut) if number == 1 else good())
+    row = {"title": "Dune", "brand": "", "categories": None, "description": "", "reviews": None, "source": "title"}
+    asked = make_draft(task, row)
+    assert asked is not None
+    [prompt] = ChatTokenizer(tokenizer).encode([asked.render()])
+    length = len(prompt) + task.max_new_tokens + 10
+    UnitWorker(task, engine(server.url, tokenizer, max_model_len=length)).run(unit)
+    (_, first), (_, second) = server.seen
+    assert (first["max_tokens"], second["max_tokens"]) == (task.max_new_tokens, task.max_new_tokens + 10)
+    assert first["messages"] == second["messages"]
+    [answer] = task.outputs.read_table().to_pylist()
+    assert (answer["status"], answer["attempt"], answer["truncated"]) == ("ok", 2, False)
+
+
+def test_a_length_below_the_fixed_text_is_told_as_it_is(tokenizer: str) -> None:
+    with pytest.raises(UserError, match=r"only 8 may be used; raise llm\.max_model_len"):
+        engine("http://127.0.0.1:9/v1", tokenizer, max_model_len=40).generate(request())
+    with pytest.raises(UserError, match=r"llm\.max_model_len is 0"):
+        engine("http://127.0.0.1:9/v1", tokenizer, max_model_len=0).generate(request())
 
 
 @pytest.mark.parametrize("status", [401, 404])
