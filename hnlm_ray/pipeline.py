@@ -287,7 +287,7 @@ def run_pipeline(
 
 
 def _run_what_is_left(config: RunConfig, target: RunDir, until: str, terminal: TextIO | None) -> None:
-    from hnlm_ray.plan import demands
+    from hnlm_ray.plan import check_encoder, demands
     from hnlm_ray.runtime import connected, local_resources, preflight
 
     planned = plan(config, target, until)
@@ -296,6 +296,7 @@ def _run_what_is_left(config: RunConfig, target: RunDir, until: str, terminal: T
         publish(target, {item.stage.name: item.fingerprint for item in planned})
         run.say(f"nothing to do: all {len(planned)} stages of this config stand complete in {target.folder.uri}")
         return
+    check_encoder(config, planned)
     needed = demands(config, planned)
     if config.runtime.is_local():
         preflight(needed, local_resources(config.runtime, Path(target.folder.path)))
