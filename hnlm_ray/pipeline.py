@@ -198,10 +198,15 @@ class Run:
         print(line, file=self.terminal, flush=True)
 
 
-def plan(config: RunConfig, run_dir: RunDir, until: str = "report") -> list[PlannedStage]:
-    """Fingerprints and states of all stages up to `until`; nothing is written, Ray is not needed."""
+def check_until(until: str) -> None:
+    """Refuse a name that no stage has: `UserError`."""
     if until not in STAGE_NAMES:
         raise UserError(f"--until {until!r} is no stage: there are {', '.join(STAGE_NAMES)}")
+
+
+def plan(config: RunConfig, run_dir: RunDir, until: str = "report") -> list[PlannedStage]:
+    """Fingerprints and states of all stages up to `until`; nothing is written, Ray is not needed."""
+    check_until(until)
     fingerprints: dict[str, str] = {}
     planned = []
     for stage in _wanted(config, until):
