@@ -68,8 +68,8 @@ class GenerateRequest:
     """What every prompt is cut to leave to its answer; 0 = `max_new_tokens`."""
 
     def prompt_budget(self, max_model_len: int) -> int:
-        """Most tokens of a prompt to a model of this length; 0 or less where answers take all of it."""
-        room = max_model_len - (self.reserved_tokens or self.max_new_tokens)
+        """Most tokens of a prompt to a model of this length; 0 where answers take all of it."""
+        room = max(0, max_model_len - (self.reserved_tokens or self.max_new_tokens))
         return min(room, self.max_prompt_tokens or room)
 
     def answer_budget(self, max_model_len: int, prompt_tokens: int) -> int:

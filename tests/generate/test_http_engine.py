@@ -220,8 +220,8 @@ def test_a_second_try_takes_the_room_that_its_prompt_leaves(serve: Any, tokenize
 
 
 def test_a_length_below_the_fixed_text_is_told_as_it_is(tokenizer: str) -> None:
-    with pytest.raises(UserError, match=r"only 8 may be used; raise llm\.max_model_len"):
-        engine("http://127.0.0.1:9/v1", tokenizer, max_model_len=40).generate(request())
+    with pytest.raises(UserError, match=r"only 0 may be used; raise llm\.max_model_len"):
+        engine("http://127.0.0.1:9/v1", tokenizer, max_model_len=32).generate(request())
     with pytest.raises(UserError, match=r"llm\.max_model_len is 0"):
         engine("http://127.0.0.1:9/v1", tokenizer, max_model_len=0).generate(request())
 
