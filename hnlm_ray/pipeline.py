@@ -198,10 +198,15 @@ class Run:
         print(line, file=self.terminal, flush=True)
 
 
-def plan(config: RunConfig, run_dir: RunDir, until: str = "report") -> list[PlannedStage]:
-    """Fingerprints and states of all stages up to `until`; nothing is written, Ray is not needed."""
+def check_until(until: str) -> None:
+    """Refuse a name that no stage has: `UserError`."""
     if until not in STAGE_NAMES:
         raise UserError(f"--until {until!r} is no stage: there are {', '.join(STAGE_NAMES)}")
+
+
+def plan(config: RunConfig, run_dir: RunDir, until: str = "report") -> list[PlannedStage]:
+    """Fingerprints and states of all stages up to `until`; nothing is written, Ray is not needed."""
+    check_until(until)
     fingerprints: dict[str, str] = {}
     planned = []
     for stage in _wanted(config, until):
@@ -287,7 +292,7 @@ def run_pipeline(
 
 
 def _run_what_is_left(config: RunConfig, target: RunDir, until: str, terminal: TextIO | None) -> None:
-    from hnlm_ray.plan import demands
+    from hnlm_ray.plan import check_encoder, demands
     from hnlm_ray.runtime import connected, local_resources, preflight
 
     planned = plan(config, target, until)
@@ -296,6 +301,7 @@ def _run_what_is_left(config: RunConfig, target: RunDir, until: str, terminal: T
         publish(target, {item.stage.name: item.fingerprint for item in planned})
         run.say(f"nothing to do: all {len(planned)} stages of this config stand complete in {target.folder.uri}")
         return
+    check_encoder(config, planned)
     needed = demands(config, planned)
     if config.runtime.is_local():
         preflight(needed, local_resources(config.runtime, Path(target.folder.path)))

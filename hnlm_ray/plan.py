@@ -7,7 +7,7 @@ from typing import Any
 from hnlm_ray.config import RunConfig
 from hnlm_ray.errors import UserError
 from hnlm_ray.finetune.tuned import encoder_folder
-from hnlm_ray.generate.chat import has_tokenizer
+from hnlm_ray.generate.chat import check_on_hub, has_tokenizer
 from hnlm_ray.ingest.source import plan_counts
 from hnlm_ray.pipeline import PlannedStage
 from hnlm_ray.runtime import Demand, Resources
@@ -25,7 +25,7 @@ def check_models(config: RunConfig) -> None:
     """Refuse model folders that are not there or not whole, before anything starts.
 
     Raises:
-        UserError: a path is no folder, or has no config or no tokenizer. A Hub name is not looked up.
+        UserError: a path is no folder, or has no config or no tokenizer. A Hub name is not looked up: `check_encoder`.
     """
     if config.llm.engine == "vllm":
         _check_model("llm.model", config.llm.model, "stand-in")
@@ -44,6 +44,20 @@ def _check_model(key: str, model: str, built_in: str) -> None:
         raise UserError(
             f"{key} {model!r} has no tokenizer ({' or '.join(_TOKENIZER_FILES)}): save one beside the model"
         )
+
+
+def check_encoder(config: RunConfig, planned: Sequence[PlannedStage]) -> None:
+    """Refuse an encoder that the Hub does not give, where a stage is left that reads one: it would be missed only after
+    all of the generation. A generator is missed before it has cost anything.
+
+    Raises:
+        UserError: there is no model of this name, or no way to the Hub and no copy on this machine.
+    """
+    model = config.encoder.model
+    if model == "minilm" or encoder_folder(model).exists():
+        return
+    if any("encoder" in item.stage.sections and item.state != "done" for item in planned):
+        check_on_hub("encoder.model", model)
 
 
 def generator(config: RunConfig) -> str:

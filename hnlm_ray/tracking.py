@@ -182,7 +182,12 @@ class TensorBoardTracker(Tracker):
         super().__init__()
         from tensorboardX import SummaryWriter
 
-        self._writer = SummaryWriter(folder)
+        try:
+            self._writer = SummaryWriter(folder)
+        except OSError as error:
+            raise UserError(
+                f"runtime.tensorboard_dir {folder!r} takes no event files: give a folder ({error})"
+            ) from None
 
     def write(self, points: Sequence[Point]) -> None:
         """Append to the event file."""
@@ -225,9 +230,12 @@ def observed(config: "RunConfig", run_dir: "RunDir") -> Iterator[list[Observer]]
         UserError: a tracker's package is not installed, or its place cannot be used.
     """
     with ExitStack() as stack:
-        trackers = [_tracker(name, config, run_dir) for name in dict.fromkeys(config.runtime.trackers)]
-        for tracker in trackers:
+        trackers: list[Observer] = []
+        for name in dict.fromkeys(config.runtime.trackers):
+            tracker = _tracker(name, config, run_dir)
+            # at once: where the next one cannot be made, this one's run ends as failed
             stack.push(lambda kind, _error, _trace, end=tracker.end: end(kind is not None))
+            trackers.append(tracker)
         yield [RayMetrics(config.name), *trackers]
 
 

@@ -18,6 +18,7 @@ from hnlm_ray.cluster.environment import extras_of, runtime_packages
 from hnlm_ray.cluster.package import Package, copy_package, look_through
 from hnlm_ray.config import RunConfig, load_config
 from hnlm_ray.errors import UserError
+from hnlm_ray.pipeline import check_until
 from hnlm_ray.store import refuse_password
 from hnlm_ray.tracking import check_trackers
 
@@ -30,6 +31,8 @@ _CONFIG_NAME = "hnlm_submitted.yaml"
 _OWN_CODE = Path(hnlm_ray.__file__).parent
 """The cluster runs the code that read the config."""
 _COMMAND = ("python", "-m", "hnlm_ray.cli", "run", _CONFIG_NAME, "--run-dir")
+_UNKNOWN = "status code 404"
+"""How Ray's client says that there is no such job."""
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _RECONNECTS = 5
 """Lost connections in a row, without a line of the log between them, after which following gives up."""
@@ -61,9 +64,10 @@ def submit(config_path: str, overrides: Sequence[str], options: SubmitOptions, t
     with this installation's own code.
 
     Raises:
-        UserError: the config, the folder or the run directory is not usable, or no cluster answers.
+        UserError: the config, the folder, the run directory or the last stage is not usable, or no cluster answers.
     """
     config = load_config(config_path, overrides)
+    check_until(options.until)
     _check_run_dir(options.run_dir)
     refuse_password(config.data.path)
     check_trackers(config.runtime, options.run_dir)
@@ -117,8 +121,17 @@ def follow(
 
 
 def stop(client: "JobSubmissionClient", job_id: str) -> str:
-    """Stop a job and wait until it has ended; returns its status."""
-    client.stop_job(job_id)
+    """Stop a job and wait until it has ended; returns its status.
+
+    Raises:
+        UserError: the cluster knows no such job.
+    """
+    try:
+        client.stop_job(job_id)
+    except RuntimeError as error:
+        if _UNKNOWN in str(error):
+            raise _unknown(job_id) from None
+        raise
     deadline = time.monotonic() + _STOP_TIMEOUT_S
     while (status := client.get_job_status(job_id).value) not in _ENDED:
         if time.monotonic() > deadline:
@@ -197,7 +210,8 @@ def _notes(config: RunConfig, package: Package, own_code: Package, options: Subm
         more = f" and {len(package.ignored) - _MOST_NAMED} more" if len(package.ignored) > _MOST_NAMED else ""
         names = ", ".join(map(str, package.ignored[:_MOST_NAMED])) + more
         lines.append(f"left out by .gitignore or .rayignore: {names}")
-    for key, path in (("data.path", config.data.path), ("llm.model", config.llm.model)):
+    places = {"data.path": config.data.path, "llm.model": config.llm.model, "encoder.model": config.encoder.model}
+    for key, path in places.items():
         if path and Path(path).is_absolute():
             lines.append(f"note: {key} {path} must exist on the cluster's nodes")
     if config.runtime.train_workers == 0:
@@ -248,13 +262,17 @@ async def _print_log(client: "JobSubmissionClient", job_id: str, out: TextIO) ->
                 print(rest, end="", file=out, flush=True)
                 return job
         except (RuntimeError, OSError, aiohttp.ClientError) as error:
-            if "status code 404" in str(error):
-                raise UserError(f"the cluster knows no job {job_id!r}: `hnlm jobs` lists those it has") from None
+            if _UNKNOWN in str(error):
+                raise _unknown(job_id) from None
             failures += 1
             if failures > _RECONNECTS:
                 words = f"the log of {job_id} was lost {failures} times in a row ({_one_line(error)[:200]})"
                 raise ConnectionError(words) from None
         await asyncio.sleep(1.0)
+
+
+def _unknown(job_id: str) -> UserError:
+    return UserError(f"the cluster knows no job {job_id!r}: `hnlm jobs` lists those it has")
 
 
 def _exit_code(job: "JobDetails", out: TextIO) -> int:

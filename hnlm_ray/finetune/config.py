@@ -1,11 +1,22 @@
 """Config of the encoder, its fine-tune under collaborative signals, and the embeddings it makes."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from hnlm_ray.errors import UserError
+from hnlm_ray.generate.engine_args import check_engine_args, decisive_args
 from hnlm_ray.settings import Section, operational
+
+_SET_ELSEWHERE = {
+    "model": "encoder.model",
+    "tokenizer": "encoder.model, whose own tokenizer is taken,",
+    "trust_remote_code": "encoder.model to one that needs no code of its own",
+    "dtype": "embed.dtype",
+    "pooler_config": "encoder.pooling",
+    "hf_token": "the environment variable HF_TOKEN",
+}
+"""Arguments of the encoder's engines that are settings of their own, and which."""
 
 
 class EncoderConfig(Section):
@@ -19,7 +30,17 @@ class EncoderConfig(Section):
     max_length: int = Field(default=128, ge=8)
     """Tokens per text, special tokens included; longer texts are cut at the end, in training and inference alike."""
     engine_args: dict[str, Any] = operational({})
-    """More arguments of `vllm.EngineArgs` for the encoder's engines, passed on as they are (`enforce_eager`, ...)."""
+    """More arguments of `vllm.EngineArgs` for the encoder's engines, passed on as they are (`enforce_eager`, ...).
+    Those that may change vectors are part of the result all the same."""
+
+    @model_validator(mode="after")
+    def _arguments_are_no_settings(self) -> Self:
+        check_engine_args("encoder", self.engine_args, _SET_ELSEWHERE)
+        return self
+
+    def result_dict(self) -> dict[str, Any]:
+        """The fields that decide the result, with those of `engine_args` that do."""
+        return super().result_dict() | decisive_args(self.engine_args)
 
 
 class LoRAConfig(Section):

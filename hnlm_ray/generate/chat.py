@@ -92,3 +92,19 @@ def has_tokenizer(model: str) -> bool:
         return (Path(model).expanduser() / name).is_file() or isinstance(try_to_load_from_cache(model, name), str)
     except HFValidationError:  # a path that is no folder
         return False
+
+
+def check_on_hub(key: str, model: str) -> None:
+    """Refuse a Hub name whose config is not on this machine and cannot be fetched: `UserError`."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    name = "config.json"
+    try:
+        if not isinstance(try_to_load_from_cache(model, name), str):  # what is here needs no network
+            hf_hub_download(model, name)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{key} {model!r} is no folder, and the Hub does not give a model of this name ({reason}); "
+            "check the name, or give a Hugging Face model folder"
+        ) from None

@@ -1,14 +1,19 @@
 """Config of the LLM stages: which model, how it is served, what is asked of it."""
 
 import hashlib
+import re
 from abc import ABC, abstractmethod
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from hnlm_ray.demo.config import StandinConfig
+from hnlm_ray.generate.engine_args import check_engine_args, decisive_args
 from hnlm_ray.generate.prompting import load_template
 from hnlm_ray.settings import Section, operational
+
+_URL = re.compile(r"https?://[^/\s]")
+_VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 
 
 class PriceConfig(Section):
@@ -51,7 +56,8 @@ class LLMConfig(Section):
     seed: int = Field(default=0, ge=0)
     """Seed of sampling; a row's own seed follows from it, the row's id and the attempt."""
     trust_remote_code: str = ""
-    """Name of the one model whose own Python code may be executed; must equal `model`. Empty = none."""
+    """Name of the one model whose own Python code may be executed; must equal `model`, and `tokenizer` may then name no
+    other. Empty = none."""
 
     replicas: tuple[int, int] = operational((1, 1))
     """Fewest and most engines at work."""
@@ -76,7 +82,8 @@ class LLMConfig(Section):
     max_num_batched_tokens: int = operational(4096, ge=64)
     """Tokens that one engine handles per step."""
     engine_args: dict[str, Any] = operational({})
-    """More arguments of `vllm.EngineArgs`, passed on as they are (quantization, swap, compilation ...)."""
+    """More arguments of `vllm.EngineArgs`, passed on as they are (quantization, revision, `enforce_eager` ...). Those
+    that may change answers are part of the result all the same."""
     unit_rows: int = operational(256, ge=1)
     """Rows per unit of work: one output shard, and the most that a crash costs."""
     start_timeout_s: float = operational(900.0, gt=0)
@@ -108,13 +115,26 @@ class LLMConfig(Section):
         low, high = self.replicas
         if not 1 <= low <= high:
             raise ValueError(f"llm.replicas is [{low}, {high}]; accepted: [min, max] with 1 <= min <= max")
+        own = {name: f"llm.{name}" for name in type(self).model_fields}
+        check_engine_args("llm", self.engine_args, own | {"hf_token": "the environment variable HF_TOKEN"})
         if self.trust_remote_code not in ("", self.model):
             raise ValueError(
                 f"llm.trust_remote_code is {self.trust_remote_code!r}; accepted: empty, or llm.model ({self.model!r})"
             )
-        if self.engine == "http" and not self.endpoint:
+        if self.trust_remote_code and self.tokenizer not in ("", self.model):
             raise ValueError(
-                "llm.engine is 'http' and llm.endpoint is empty; give a base URL such as http://host:8000/v1"
+                f"llm.trust_remote_code trusts {self.trust_remote_code!r} alone, and code of llm.tokenizer "
+                f"({self.tokenizer!r}) would run as well; leave one of the two empty"
+            )
+        if self.engine == "http" and not _URL.match(self.endpoint):
+            raise ValueError(
+                f"llm.engine is 'http' and llm.endpoint is {self.endpoint!r}; give a base URL such as "
+                "http://host:8000/v1"
+            )
+        if self.api_key_env and not _VARIABLE.fullmatch(self.api_key_env):
+            raise ValueError(
+                "llm.api_key_env is no name of an environment variable (its value is not shown: it may be the key); "
+                "export the key, for example as OPENAI_API_KEY, and give that name"
             )
         if self.gpus_per_replica >= 1 and self.gpus_per_replica != self.tensor_parallel_size:
             raise ValueError(
@@ -122,6 +142,10 @@ class LLMConfig(Section):
                 f"or llm.tensor_parallel_size ({self.tensor_parallel_size})"
             )
         return self
+
+    def result_dict(self) -> dict[str, Any]:
+        """The fields that decide the result, with those of `engine_args` that do."""
+        return super().result_dict() | decisive_args(self.engine_args)
 
 
 class _PromptedSection(Section, ABC):
@@ -156,7 +180,7 @@ class ProfileConfig(_PromptedSection):
     max_prompt_tokens: int = Field(default=0, ge=0)
     """Longest prompt; 0 = what `llm.max_model_len` leaves beside the answer."""
     max_new_tokens: int = Field(default=256, ge=8)
-    """Budget of an answer; a row whose answer was cut is asked once more with twice of it."""
+    """Budget of an answer; a row whose answer was cut is asked once more with twice of it, or what is left."""
     max_words: int = Field(default=100, ge=1)
     """Longest summary."""
     max_failed_fraction: float = operational(0.2, ge=0, le=1)
@@ -186,7 +210,7 @@ class NegativeConfig(_PromptedSection):
     max_prompt_tokens: int = Field(default=0, ge=0)
     """Longest prompt; 0 = what `llm.max_model_len` leaves beside the answer."""
     max_new_tokens: int = Field(default=128, ge=8)
-    """Budget of an answer; a row whose answer was cut is asked once more with twice of it."""
+    """Budget of an answer; a row whose answer was cut is asked once more with twice of it, or what is left."""
     max_words: int = Field(default=20, ge=1)
     """Longest name of a hard negative."""
     max_failed_fraction: float = operational(0.5, ge=0, le=1)

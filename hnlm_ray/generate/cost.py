@@ -1,6 +1,5 @@
 """What an LLM task will cost, from its first units; what it did cost, beside it. Pure arithmetic."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -107,11 +106,6 @@ def deviation(estimated: Cost, measured: Cost) -> dict[str, float]:
         "engine_hours": relative(estimated.engine_hours, measured.engine_hours),
         "price": relative(estimated.price, measured.price),
     }
-
-
-def total(parts: Sequence[Usage]) -> Usage:
-    """The sum of several usages."""
-    return sum(parts, Usage())
 
 
 def _price(usage: Usage, engine_hours: float, gpu_hours: float, llm: LLMConfig) -> float:

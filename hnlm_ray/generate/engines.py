@@ -1,7 +1,7 @@
 """The engines of one run: asked for by the stages, kept alive across them, so that each model is started once."""
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -58,14 +58,8 @@ class EngineGroup:
 
     def prepare(self) -> None:
         """Wait until the model is loaded on one engine; a model that cannot be loaded is a `UserError`."""
-        try:
+        with _loading(self.spec.model):
             self._get(self.dispatcher.prepare.remote(self.spec))
-        except UserError:
-            raise
-        except (OSError, ValueError) as error:
-            cause = getattr(error, "cause", error)
-            words = " ".join(str(cause).split())[:400]
-            raise UserError(f"the model {self.spec.model!r} cannot be loaded: {words}") from error
 
     def counters(self) -> Counters:
         """Rows and tokens since the engines of this model were started."""
@@ -158,12 +152,15 @@ class EngineManager:
 
         _check_model("encoder.model", model)
         chosen = pooling or self._encoder.pooling
+        if chosen == "auto":
+            with _loading(model):
+                chosen = default_pooling(model)
         spec = EngineSpec(
             role="embed",
             model=model,
             tokenizer=model,
             dtype=dtype,
-            pooling=default_pooling(model) if chosen == "auto" else chosen,
+            pooling=chosen,
             max_length=max_length or self._encoder.max_length,
             num_threads=self._llm.num_threads,
             gpus=min(1.0, self._llm.gpus_per_replica),
@@ -235,6 +232,19 @@ def host_plan(llm: LLMConfig, *, gpus: float, is_http: bool) -> HostPlan:
         max_deaths=llm.max_restarts + llm.unit_rows.bit_length() + 1,  # isolating one row of a unit costs that many
         idle_timeout_s=llm.idle_timeout_s,
     )
+
+
+@contextmanager
+def _loading(model: str) -> Iterator[None]:
+    """A model that cannot be loaded is the user's mistake, in one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:
+        cause = getattr(error, "cause", error)
+        words = " ".join(str(cause).split())[:400]
+        raise UserError(f"the model {model!r} cannot be loaded: {words}") from error
 
 
 def _check_model(key: str, model: str) -> None:

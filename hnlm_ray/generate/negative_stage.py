@@ -17,7 +17,7 @@ from hnlm_ray.generate.nearest import NearestItems
 from hnlm_ray.generate.profile_stage import generator_group, summary_of
 from hnlm_ray.generate.prompting import load_template
 from hnlm_ray.generate.unit_worker import OUTPUT_FIELDS, TextTask
-from hnlm_ray.generate.units import check_failures, run_task
+from hnlm_ray.generate.units import check_failures, list_units, open_units, run_task
 from hnlm_ray.progress import Progress
 from hnlm_ray.store import Folder
 
@@ -58,6 +58,7 @@ def run(ctx: "StageContext") -> dict[str, Any]:
     group = generator_group(ctx)
     started = time.monotonic()
     task = negative_task(ctx.config, inputs, out.child("pairs"))
+    drop_outdated(task, out.child("grounded"))
     pairs = run_task(task, group, llm, ctx.progress, "pairs", ctx.run.say)
     check_failures(pairs, "hard negatives", negative.max_failed_fraction, "negative.max_failed_fraction")
     generated_s = time.monotonic() - started
@@ -66,6 +67,12 @@ def run(ctx: "StageContext") -> dict[str, Any]:
         "grounding": _ground_all(ctx, dataset, profiles, out),
         "none_answers": pairs.failures.get("none", 0),
     }
+
+
+def drop_outdated(task: TextTask, grounded: Folder) -> None:
+    """Remove what a run that was cut has grounded of the units that are asked again: their answers will be others."""
+    for unit in open_units(task, list_units(task.inputs)):
+        grounded.delete(unit.shard)
 
 
 def _without_generator(ctx: "StageContext", dataset: Folder, profiles: Folder, out: Folder) -> dict[str, Any]:

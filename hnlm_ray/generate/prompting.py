@@ -57,7 +57,8 @@ class Prompt(NamedTuple):
 def load_template(name: str, kind: str) -> Template:
     """The prompt file `kind` of a packaged domain, or the file at the path `name`.
 
-    Raises `UserError` for an unknown domain, a missing file, a missing section or a slot that this kind does not have.
+    Raises `UserError` for an unknown domain, a missing file, a missing section, a slot that this kind does not have or
+    a `$` that names none.
     """
     if name in DOMAINS:
         source = files("hnlm_ray.generate").joinpath("prompts", name, f"{kind}.txt").read_text(encoding="utf-8")
@@ -78,6 +79,8 @@ def load_template(name: str, kind: str) -> Template:
         )
     allowed = {"system": {"max_words"}, "user": user_slots | {"max_words"}, "entry": entry_slots}
     for heading, text in sections.items():
+        if not Slots(text).is_valid():
+            raise UserError(f"prompt {name!r}, section [{heading}]: a $ without the name of a slot; write $$ for a $")
         if unknown := set(Slots(text).get_identifiers()) - allowed[heading]:
             raise UserError(
                 f"prompt {name!r}, section [{heading}]: unknown slot ${min(unknown)}; "

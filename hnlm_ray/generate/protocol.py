@@ -56,13 +56,25 @@ class GenerateRequest:
 
     drafts: Sequence[Draft]
     max_prompt_tokens: int
-    """Budget of each prompt; 0 = what the model's length leaves beside `max_new_tokens`."""
+    """Budget of each prompt; 0 = what the model's length leaves beside `reserved_tokens`."""
     max_new_tokens: int
+    """Budget of each answer, as far as the model's length leaves it beside the prompt."""
     schema: dict[str, Any]
     """JSON schema that binds the answers."""
     temperature: float = 0.0
     seeds: Sequence[int] = ()
     """One per row; they matter above temperature 0."""
+    reserved_tokens: int = 0
+    """What every prompt is cut to leave to its answer; 0 = `max_new_tokens`."""
+
+    def prompt_budget(self, max_model_len: int) -> int:
+        """Most tokens of a prompt to a model of this length; 0 where answers take all of it."""
+        room = max(0, max_model_len - (self.reserved_tokens or self.max_new_tokens))
+        return min(room, self.max_prompt_tokens or room)
+
+    def answer_budget(self, max_model_len: int, prompt_tokens: int) -> int:
+        """Most tokens of the answer to a prompt that keeps to its own budget; 1 or more."""
+        return min(self.max_new_tokens, max_model_len - prompt_tokens)
 
 
 class Completion(NamedTuple):

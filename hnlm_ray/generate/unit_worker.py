@@ -208,6 +208,7 @@ class UnitWorker:
             schema=answer_schema(task.template.kind, task.max_words),
             temperature=task.temperature,
             seeds=[row.seed for row in rows],
+            reserved_tokens=task.max_new_tokens,  # a second try has the same prompt: only its answer may be longer
         )
 
     def _table(self, rows: Sequence[_Row]) -> pa.Table:

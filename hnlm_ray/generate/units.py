@@ -1,6 +1,7 @@
 """One LLM task: the units that are not done yet, through the engines, to finished shards; what they cost beside it."""
 
 import math
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 
 from hnlm_ray.errors import UserError
 from hnlm_ray.generate.config import LLMConfig
-from hnlm_ray.generate.cost import Cost, Usage, cost_of, deviation, estimate, pilot_units, total
+from hnlm_ray.generate.cost import Cost, Usage, cost_of, deviation, estimate, pilot_units
 from hnlm_ray.generate.engines import EngineGroup
 from hnlm_ray.generate.feeding import Feeding
 from hnlm_ray.generate.unit_worker import TextTask, Unit, UnitReport, UnitWorker
@@ -28,6 +29,7 @@ ESTIMATE_FILE = "estimate.json"
 USAGE_FILE = "usage.json"
 Say: TypeAlias = Callable[[str], None]
 
+_SAVE_USAGE_EVERY_S = 2.0
 _FEWEST_UNITS = 8
 _SMALLEST_UNIT_ROWS = 16
 
@@ -115,13 +117,14 @@ def run_task(
     started = time.monotonic()
     if todo:
         group.prepare()
-    ready_s, started = time.monotonic() - started, time.monotonic()
+    ready_s, meter = time.monotonic() - started, _Meter(task.inputs, group)
     progress.start(sum(unit.num_rows for unit in units), "rows", part)
     progress.update(sum(unit.num_rows for unit in units) - sum(unit.num_rows for unit in todo))
     reports: list[UnitReport] = []
 
     def count(report: UnitReport) -> None:
         reports.append(report)
+        meter.add(_usage(report))
         progress.update(report.rows, tokens=report.prompt_tokens + report.completion_tokens, failed=report.failed)
 
     first: set[int] = set()
@@ -135,9 +138,34 @@ def run_task(
             for report in feeding_of(task, group, llm, rest).run(rest):
                 count(report)
         estimating.result()
-    engines = max(1, group.state()["ready"]) if todo else 0
-    cost = _account(task, reports, engines * (time.monotonic() - started), llm, say)
-    return _summary(task, reports, cost, ready_s)
+    if reports:
+        meter.save()
+    return _summary(task, reports, _account(task, meter.usage, llm, say if reports else None), ready_s)
+
+
+class _Meter:
+    """What a task has used, written beside its inputs as units end: the next run counts on from a killed one's usage,
+    less that of the units in hand and of the last seconds."""
+
+    def __init__(self, inputs: Folder, group: EngineGroup) -> None:
+        self._inputs, self._group = inputs, group
+        self.usage = Usage(**inputs.read_json(USAGE_FILE)) if inputs.exists(USAGE_FILE) else Usage()
+        self._saved_at = time.monotonic()
+        self._adding = threading.Lock()
+
+    def add(self, usage: Usage) -> None:
+        """Count a unit, from any thread."""
+        with self._adding:
+            self.usage += usage
+            if time.monotonic() - self._saved_at > _SAVE_USAGE_EVERY_S:
+                self.save()
+
+    def save(self) -> None:
+        """Count the time of the engines at work since the last time, and write what there is."""
+        now, engines = time.monotonic(), max(1, self._group.state()["ready"])
+        self.usage += Usage(engine_s=engines * (now - self._saved_at))
+        self._saved_at = now
+        self._inputs.write_json(USAGE_FILE, asdict(self.usage))
 
 
 def _run_pilot(
@@ -168,19 +196,14 @@ def _run_pilot(
         say(f"  estimate from {usage.rows:,} rows: {expected.in_words()}")
 
 
-def _account(
-    task: TextTask, reports: Sequence[UnitReport], engine_s: float, llm: LLMConfig, say: Say | None
-) -> dict[str, Any]:
+def _account(task: TextTask, usage: Usage, llm: LLMConfig, say: Say | None) -> dict[str, Any]:
     """What the task cost, the runs that were cut before this one included, beside its estimate."""
-    usage = Usage(**task.inputs.read_json(USAGE_FILE)) if task.inputs.exists(USAGE_FILE) else Usage()
-    usage += total([_usage(report) for report in reports]) + Usage(engine_s=engine_s if reports else 0.0)
-    task.inputs.write_json(USAGE_FILE, asdict(usage))
     measured = cost_of(usage, llm)
     account: dict[str, Any] = {"measured": measured.as_json()}
     if task.inputs.exists(ESTIMATE_FILE):
         expected = Cost(**task.inputs.read_json(ESTIMATE_FILE))
         account |= {"estimated": expected.as_json(), "deviation": deviation(expected, measured)}
-        if say and reports:
+        if say:
             off = ", ".join(f"{name.replace('_', '-')} {by:+.0%}" for name, by in account["deviation"].items())
             say(f"  measured: {measured.in_words()}; the estimate was off by: {off}")
     return account

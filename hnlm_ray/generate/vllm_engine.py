@@ -71,12 +71,10 @@ class VLLMEngine(EmbeddingEngine):
         """Answer every prompt, cut to its budget first; blocks until the last answer is there."""
         from vllm.inputs import tokens_input
 
-        budget = self.max_model_len - request.max_new_tokens
-        if request.max_prompt_tokens:
-            budget = min(budget, request.max_prompt_tokens)
-        fitted = fit(request.drafts, self._chat.encode, budget)
+        fitted = fit(request.drafts, self._chat.encode, request.prompt_budget(self.max_model_len))
         prompts = [tokens_input(row.token_ids) for row in fitted]
-        outputs = self._submit(prompts, [self._sampling(request, row) for row in range(len(fitted))])
+        params = [self._sampling(request, row, len(fitted[row].token_ids)) for row in range(len(fitted))]
+        outputs = self._submit(prompts, params)
         answers = [None if isinstance(output, str) else output.outputs[0] for output in outputs]
         texts = self._chat.decode([answer.token_ids if answer else () for answer in answers])
         completions = []
@@ -105,13 +103,13 @@ class VLLMEngine(EmbeddingEngine):
                 raise ValueError(f"the encoder refuses a text: {output}")
         return np.stack([output.outputs.data.float().cpu().numpy() for output in outputs])
 
-    def _sampling(self, request: GenerateRequest, row: int) -> Any:
+    def _sampling(self, request: GenerateRequest, row: int, prompt_tokens: int) -> Any:
         from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 
         return SamplingParams(
             temperature=request.temperature,
             seed=request.seeds[row] if request.temperature > 0 else None,
-            max_tokens=request.max_new_tokens,
+            max_tokens=request.answer_budget(self.max_model_len, prompt_tokens),
             structured_outputs=StructuredOutputsParams(json=request.schema),
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,

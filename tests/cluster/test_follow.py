@@ -18,7 +18,7 @@ import pytest
 import requests
 
 from hnlm_ray.cluster.local_head import Head
-from hnlm_ray.cluster.submit import follow
+from hnlm_ray.cluster.submit import follow, stop
 from hnlm_ray.errors import UserError
 
 
@@ -166,5 +166,10 @@ def test_a_job_that_the_cluster_does_not_know(no_waiting: None) -> None:
         def get_job_status(self, job_id: str) -> Any:
             raise RuntimeError(f"Request failed with status code 404: Job {job_id} does not exist.")
 
+        def stop_job(self, job_id: str) -> bool:
+            raise RuntimeError(f"Request failed with status code 404: Job {job_id} does not exist")
+
     with pytest.raises(UserError, match="knows no job 'job'"):
         follow(Unknown(drops=0), "job", "http://here", "detach", io.StringIO())  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="knows no job 'job'"):
+        stop(Unknown(drops=0), "job")  # type: ignore[arg-type]

@@ -13,6 +13,10 @@ import pytest
 import yaml
 
 from hnlm_ray.cluster.local_head import Head
+from hnlm_ray.cluster.package import Package
+from hnlm_ray.cluster.submit import SubmitOptions, _notes, submit
+from hnlm_ray.config import parse_config
+from hnlm_ray.errors import UserError
 from hnlm_ray.store import RunDir
 
 CONFIG = {"data": {"format": "synthetic", "synthetic": {"num_users": 60, "num_items": 40}}}
@@ -163,6 +167,11 @@ class TestMistakes:
         assert code == 2
         assert "did you mean 'train.epochs'?" in output
 
+    def test_a_stage_that_does_not_exist_costs_no_job(self, folder: Path) -> None:
+        options = SubmitOptions("http://127.0.0.1:9", "s3://bucket/run", until="nosuch")
+        with pytest.raises(UserError, match="--until 'nosuch' is no stage: there are ingest, signal"):
+            submit(str(folder / "shop.yaml"), [], options)
+
     def test_nobody_answers(self, head: Head, folder: Path, run_dir: Path) -> None:
         code, output = finished(
             hnlm(head, folder, "submit", "shop.yaml", "--address", "http://127.0.0.1:9", "--run-dir", str(run_dir))
@@ -175,3 +184,16 @@ class TestMistakes:
         code, output = finished(hnlm(stranger, folder, "jobs", "--address", head.url))
         assert code == 2, output
         assert "wants its token" in output
+
+    def test_a_job_that_does_not_exist_is_not_stopped(self, head: Head, folder: Path) -> None:
+        code, output = finished(hnlm(head, folder, "jobs", "--address", head.url, "--stop", "nosuch"))
+        assert code == 2, output
+        assert "hnlm: the cluster knows no job 'nosuch'" in output
+
+
+def test_paths_that_the_nodes_must_have_are_named() -> None:
+    paths = {"data": {"path": "/data/in"}, "llm": {"model": "/models/llm"}, "encoder": {"model": "/models/encoder"}}
+    nothing = Package((), (), (), 0)
+    lines = _notes(parse_config(paths), nothing, nothing, SubmitOptions("http://head:8265", "/shared/run"))
+    for key, path in (("data.path", "/data/in"), ("llm.model", "/models/llm"), ("encoder.model", "/models/encoder")):
+        assert f"note: {key} {path} must exist on the cluster's nodes" in lines

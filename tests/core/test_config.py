@@ -35,6 +35,11 @@ def test_overrides_reach_nested_keys_and_the_file_names_the_run(tmp_path: Path) 
         ),
         ("evaluate.ks=[0, 10]", r"evaluate\.ks\.0=0 is not accepted"),
         ("train.monitor=ndcg@0", "train.monitor='ndcg@0' is not accepted"),
+        ("llm.engine_args.model=other/model", r"llm\.engine_args\.model is not accepted: set llm\.model instead"),
+        ("llm.engine_args.trust_remote_code=true", r"set llm\.trust_remote_code instead"),
+        ("llm.engine_args.hf_token=hf_1", r"set the environment variable HF_TOKEN instead$"),
+        ("encoder.engine_args.pooler_config=x", r"set encoder\.pooling instead"),
+        ("llm.trust_remote_code=other/model", "accepted: empty, or llm.model"),
         ("train.epochs", "write KEY=VALUE"),
         ("seed.deeper=1", "unknown key|seed is a value|not accepted"),
         ("train.epochs=[", "no valid YAML"),
@@ -94,3 +99,38 @@ def test_operational_keys_stay_out_of_results() -> None:
         place: str = operational("here")
 
     assert Outer().result_dict() == {"inner": {"dim": 8}}
+
+
+def test_code_of_another_tokenizer_is_not_trusted_with_the_model() -> None:
+    trusting = {"model": "a/model", "trust_remote_code": "a/model"}
+    assert parse_config({"llm": trusting | {"tokenizer": "a/model"}}).llm.trust_remote_code == "a/model"
+    with pytest.raises(UserError, match=r"trusts 'a/model' alone, and code of llm\.tokenizer \('other/repo'\)"):
+        parse_config({"llm": trusting | {"tokenizer": "other/repo"}})
+
+
+@pytest.mark.parametrize("endpoint", ["", "localhost:8000/v1", "host/v1", "http://", "ftp://host/v1"])
+def test_an_endpoint_without_http_is_refused_before_it_is_asked(endpoint: str) -> None:
+    with pytest.raises(UserError, match=f"llm.endpoint is '{endpoint}'; give a base URL such as http://"):
+        parse_config({"llm": {"engine": "http", "endpoint": endpoint}})
+
+
+@pytest.mark.parametrize("key", ["sk-abc123", "12ab", "a b"])
+def test_a_key_in_place_of_its_variables_name_is_refused_and_not_shown(key: str) -> None:
+    with pytest.raises(UserError, match=r"llm\.api_key_env is no name of an environment variable") as caught:
+        parse_config({"llm": {"api_key_env": key}})
+    assert key not in str(caught.value)
+    assert parse_config({"llm": {"api_key_env": ""}}).llm.api_key_env == ""
+
+
+@pytest.mark.parametrize("section", ["llm", "encoder"])
+def test_engine_arguments_that_change_answers_are_part_of_the_result(section: str) -> None:
+    def result(**engine_args: object) -> dict[str, object]:
+        values: dict[str, object] = getattr(
+            parse_config({section: {"engine_args": engine_args}}), section
+        ).result_dict()
+        return values
+
+    plain = result()
+    assert "engine_args" not in plain, "fingerprints without arguments are those of before"
+    assert result(enforce_eager=True, kv_cache_memory_bytes=1 << 30) == plain
+    assert result(enforce_eager=True, quantization="fp8") == plain | {"engine_args": {"quantization": "fp8"}}

@@ -97,6 +97,19 @@ def test_a_place_that_takes_no_runs_is_named(ray_session: RuntimeConfig, tmp_pat
         pass
 
 
+def test_a_tracker_that_cannot_be_made_leaves_no_run_of_another_running(runtime: RuntimeConfig, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    run_dir, taken = RunDir(tmp_path / "run"), str(tmp_path / "file")
+    with (
+        pytest.raises(UserError, match=f"runtime.tensorboard_dir '{taken}' takes no event files"),
+        observed(config(runtime, tensorboard_dir=taken), run_dir),
+    ):
+        pass
+    client = MlflowClient(run_dir.folder.child("mlruns").uri)
+    [run] = client.search_runs([client.get_experiment_by_name("hnlm_ray").experiment_id])
+    assert run.info.status == "FAILED"
+
+
 @pytest.mark.parametrize(
     ("tracker", "key"), [("mlflow", "runtime.mlflow_uri"), ("tensorboard", "runtime.tensorboard_dir")]
 )

@@ -1,9 +1,20 @@
 """The estimate and what it is held against."""
 
-import pytest
+import time
+from pathlib import Path
+from typing import Any
 
+import pytest
+from paced_tasks import title_task
+
+from hnlm_ray.errors import UserError
+from hnlm_ray.generate import units
 from hnlm_ray.generate.config import LLMConfig
 from hnlm_ray.generate.cost import Usage, cost_of, deviation, estimate, pilot_units
+from hnlm_ray.generate.protocol import Completion, Counters, GenerateRequest
+from hnlm_ray.generate.schemas import write_answer
+from hnlm_ray.progress import Progress
+from hnlm_ray.store import Folder
 
 
 def test_gpu_hours_are_priced_by_accelerator() -> None:
@@ -39,3 +50,52 @@ def test_estimates_scale_the_pilot() -> None:
 )
 def test_pilots_are_spread_and_small(num_units: int, unit_rows: int, expected: list[int]) -> None:
     assert pilot_units(num_units, unit_rows, 128) == expected
+
+
+class Engines:
+    """Engines in this process. The row `last` ends the run, once all others are accounted for."""
+
+    def __init__(self, accounted: Folder, rows_before_the_end: int) -> None:
+        self._accounted, self._rows = accounted, rows_before_the_end
+
+    def prepare(self) -> None: ...
+
+    def counters(self) -> Counters:
+        return Counters()
+
+    def state(self) -> dict[str, Any]:
+        return {"ready": 1}
+
+    def generate(self, request: GenerateRequest, *, alone: bool = False) -> list[Completion]:
+        if self._rows and any(draft.slots["title"] == "last" for draft in request.drafts):
+            self._wait()
+            raise UserError("the end")
+        answer = write_answer("item_profile", "a saga", "so")
+        return [Completion(answer, True, 10, 0, 3, False) for _ in request.drafts]
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + 30
+        name = units.USAGE_FILE
+        while not (self._accounted.exists(name) and self._accounted.read_json(name)["rows"] == self._rows):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def test_what_a_cut_run_has_used_counts_in_the_cost_of_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(units, "_SAVE_USAGE_EVERY_S", 0.0)
+    task = title_task(tmp_path, [*(f"title {n}" for n in range(23)), "last"], rows_per_unit=4)
+
+    def run(rows_before_the_end: int) -> units.TaskSummary:
+        engines: Any = Engines(task.inputs, rows_before_the_end)
+        return units.run_task(task, engines, LLMConfig(), Progress("test"), "rows")
+
+    with pytest.raises(UserError, match="the end"):
+        run(rows_before_the_end=20)
+    summary = run(rows_before_the_end=0)
+    assert summary.asked_rows == 4
+    measured = summary.cost["measured"]
+    assert (measured["rows"], measured["prompt_tokens"], measured["completion_tokens"]) == (24, 240, 72)
+    again = run(rows_before_the_end=0)
+    assert again.cost == summary.cost

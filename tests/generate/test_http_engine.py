@@ -19,16 +19,19 @@ from tiny_model import make_tiny_llama
 
 from hnlm_ray.config import parse_config
 from hnlm_ray.errors import UserError
+from hnlm_ray.generate.chat import ChatTokenizer
 from hnlm_ray.generate.engines import EngineManager
 from hnlm_ray.generate.http_engine import HTTPEngine
 from hnlm_ray.generate.prompting import Draft, item_draft, load_template
 from hnlm_ray.generate.protocol import EngineSpec, GenerateRequest
 from hnlm_ray.generate.schemas import answer_schema, write_answer
-from hnlm_ray.generate.units import run_task
+from hnlm_ray.generate.unit_worker import UnitWorker, make_draft
+from hnlm_ray.generate.units import list_units, run_task
 from hnlm_ray.progress import Progress
 
 ANSWER = write_answer("item_profile", "dark sagas", "so")
-Reply = tuple[int, dict[str, str], dict[str, Any]]
+Reply = tuple[int, dict[str, str], Any]
+"""Status, headers and the body: bytes as they are, anything else as JSON."""
 
 
 def good(text: str = ANSWER) -> Reply:
@@ -69,11 +72,12 @@ class Server:
                     number = len(server.seen)
                 time.sleep(0.02)
                 status, headers, answer = reply(number)
-                data = json.dumps(answer).encode()
+                data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
                 self.send_response(status)
                 for name, value in headers.items():
                     self.send_header(name, value)
-                self.send_header("Content-Length", str(len(data)))
+                if "Transfer-Encoding" not in headers:
+                    self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
                 self.wfile.write(data)
                 with lock:
@@ -144,6 +148,82 @@ def test_a_bad_row_is_not_asked_again(serve: Any, tokenizer: str) -> None:
     [completion] = engine(server.url, tokenizer).generate(request())
     assert completion.error.startswith("endpoint: 400")
     assert len(server.seen) == 1
+
+
+def test_a_success_without_an_answer_fails_its_row_only(serve: Any, tokenizer: str) -> None:
+    faulty: list[Any] = [
+        b"<html>later</html>",
+        {"error": "busy"},
+        {"choices": []},
+        {"choices": [{"message": None}]},
+        [],
+    ]
+    server = serve(lambda number: good() if number == 1 else (200, {}, faulty[number - 2]))
+    told, *broken = engine(server.url, tokenizer, max_concurrency=1).generate(request(1 + len(faulty)))
+    assert (told.text, told.error) == (ANSWER, "")
+    assert [row.error[:13] for row in broken] == ["endpoint: 200"] * len(faulty)
+
+
+def test_an_answer_that_breaks_off_is_asked_for_again(
+    serve: Any, tokenizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hnlm_ray.generate.http_engine._pause", lambda seconds: None)
+    torn = (200, {"Transfer-Encoding": "chunked", "Connection": "close"}, b"zz\r\n{")
+    server = serve(lambda number: torn if number == 1 else good())
+    [completion] = engine(server.url, tokenizer).generate(request())
+    assert (completion.text, completion.error, len(server.seen)) == (ANSWER, "", 2)
+
+
+def test_a_key_that_the_endpoint_repeats_is_not_told(
+    serve: Any, tokenizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEST_ENDPOINT_KEY", "secret-key")
+    status = 400
+    server = serve(lambda number: (status, {}, {"error": "x" * 180 + " Bearer secret-key"}))
+    [completion] = engine(server.url, tokenizer).generate(request())
+    assert completion.error.endswith("Bearer ["), "nor where the words are cut"
+    status = 401
+    with pytest.raises(UserError, match=r"Bearer \[") as caught:
+        engine(server.url, tokenizer).generate(request())
+    assert "secret" not in completion.error + str(caught.value)
+
+
+def test_a_key_that_no_header_takes_is_refused_unseen(tokenizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEST_ENDPOINT_KEY", "secret-key\n")
+    with pytest.raises(UserError, match=r"the key in \$TEST_ENDPOINT_KEY has characters") as caught:
+        engine("http://127.0.0.1:9/v1", tokenizer)
+    assert "secret" not in str(caught.value)
+
+
+def test_an_address_that_cannot_be_asked_is_the_users_mistake(tokenizer: str) -> None:
+    with pytest.raises(UserError, match=r"llm\.endpoint 'http://host:port/v1' cannot be asked"):
+        engine("http://host:port/v1", tokenizer).generate(request())
+
+
+def test_a_second_try_takes_the_room_that_its_prompt_leaves(serve: Any, tokenizer: str, tmp_path: Path) -> None:
+    """Twice the budget would leave nothing to the prompt: it stays as it is, and the answer gets what there is."""
+    task = title_task(tmp_path, ["Dune"], rows_per_unit=1)
+    [unit] = list_units(task.inputs)
+    cut = {"choices": [{"message": {"content": "{"}, "finish_reason": "length"}]}
+    server = serve(lambda number: (200, {}, cut) if number == 1 else good())
+    row = {"title": "Dune", "brand": "", "categories": None, "description": "", "reviews": None, "source": "title"}
+    asked = make_draft(task, row)
+    assert asked is not None
+    [prompt] = ChatTokenizer(tokenizer).encode([asked.render()])
+    length = len(prompt) + task.max_new_tokens + 10
+    UnitWorker(task, engine(server.url, tokenizer, max_model_len=length)).run(unit)
+    (_, first), (_, second) = server.seen
+    assert (first["max_tokens"], second["max_tokens"]) == (task.max_new_tokens, task.max_new_tokens + 10)
+    assert first["messages"] == second["messages"]
+    [answer] = task.outputs.read_table().to_pylist()
+    assert (answer["status"], answer["attempt"], answer["truncated"]) == ("ok", 2, False)
+
+
+def test_a_length_below_the_fixed_text_is_told_as_it_is(tokenizer: str) -> None:
+    with pytest.raises(UserError, match=r"only 0 may be used; raise llm\.max_model_len"):
+        engine("http://127.0.0.1:9/v1", tokenizer, max_model_len=32).generate(request())
+    with pytest.raises(UserError, match=r"llm\.max_model_len is 0"):
+        engine("http://127.0.0.1:9/v1", tokenizer, max_model_len=0).generate(request())
 
 
 @pytest.mark.parametrize("status", [401, 404])

@@ -11,7 +11,8 @@ import pytest
 
 from hnlm_ray.bench.grounding import text_like_vectors
 from hnlm_ray.config import parse_config
-from hnlm_ray.generate.negative_stage import _ground_all, _without_generator
+from hnlm_ray.generate.negative_stage import _ground_all, _without_generator, drop_outdated, negative_task
+from hnlm_ray.generate.units import commit_inputs
 from hnlm_ray.progress import Progress
 from hnlm_ray.store import Folder
 
@@ -70,6 +71,28 @@ def test_large_catalogues_are_searched_by_codes_and_the_recall_is_told(
     nearest = [row for row in table if row["rank"] == 0]
     assert [row["negative_item_id"] for row in nearest] == [row["user_id"] + 1 for row in nearest]
     assert all(row["similarity"] == pytest.approx(1.0, abs=1e-5) for row in nearest)
+
+
+def test_pairs_that_are_asked_again_are_grounded_again(tmp_path: Path) -> None:
+    ctx, dataset, profiles, out = context(tmp_path, 1_200)
+    rows, pairs = out.child("pairs").read_table("part-000000.parquet").slice(0, 4), out.child("pairs")
+    out.child("inputs").write_table("inputs-00000.parquet", rows, row_group_size=2)
+    commit_inputs(out.child("inputs"))
+
+    def answer(number: int, status: list[str]) -> None:
+        told = rows.slice(2 * number, 2).drop_columns("status")
+        table = told.append_column("status", [status]).append_column("attempt", [[1, 1]])
+        pairs.write_table(f"part-{number:06d}.parquet", table)
+
+    answer(0, ["ok", "ok"])
+    answer(1, ["ok", "failed"])
+    assert _ground_all(ctx, dataset, profiles, out)["grounded_pairs"] == 3
+    untouched = out.child("grounded").read_bytes("part-000000.parquet")
+    drop_outdated(negative_task(ctx.config, out.child("inputs"), pairs), out.child("grounded"))
+    assert out.child("grounded").names() == ["part-000000.parquet"]
+    answer(1, ["ok", "ok"])
+    assert _ground_all(ctx, dataset, profiles, out)["grounded_pairs"] == 4
+    assert out.child("grounded").read_bytes("part-000000.parquet") == untouched
 
 
 def test_without_a_generator_there_are_no_text_negatives_and_items_without_text_have_no_vector(tmp_path: Path) -> None:

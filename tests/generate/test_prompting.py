@@ -133,18 +133,19 @@ def test_cut_words_counts_scripts_without_blanks_by_character() -> None:
 def test_own_prompt_file(tmp_path: Path) -> None:
     path = tmp_path / "mine.txt"
     path.write_text(
-        "[system]\nJSON, $max_words words.\n[user]\n<data>\n$title\n$entries\n</data>\n[entry]\n* $review\n"
+        "[system]\nJSON, $max_words words, for $$5.\n[user]\n<data>\n$title\n$entries\n</data>\n[entry]\n* $review\n"
     )
     draft = item_draft(
         load_template(str(path), "item_profile"), title="T", brand="", categories=[], description="", reviews=["good"]
     )
-    assert draft.render().user == "<data>\nT\n* good\n</data>"
+    assert draft.render() == ("JSON, 100 words, for $5.", "<data>\nT\n* good\n</data>")
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("[system]\na\n[user]\n$entries $colour\n[entry]\n$review\n", r"unknown slot \$colour"),
+        ("[system]\na\n[user]\n$entries\n[entry]\n$review costs $5\n", r"section \[entry\]: a \$ without.* write \$\$"),
         ("[system]\na\n[user]\n$title\n[entry]\n$review\n", "missing"),
         ("[system]\na\n[user]\n$title\n", "sections"),
     ],

@@ -126,6 +126,8 @@ def test_prompts_keep_to_their_budget(group: EngineGroup) -> None:
     assert not free.truncated
     assert cut.truncated
     assert cut.prompt_tokens <= budget
+    [longest] = group.generate(replace(request([draft(1, "good " * 20)], max_new_tokens=4000), reserved_tokens=8))
+    assert (longest.prompt_tokens, longest.error) == (free.prompt_tokens, ""), "a longer answer cuts no prompt"
 
 
 def test_the_prefix_cache_holds_what_prompts_share(group: EngineGroup) -> None:
