@@ -119,7 +119,7 @@ class FitConfig(Section):
     zero_stage: Literal[0, 1, 2] = operational(0)
     """DeepSpeed ZeRO stage."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16 needs a GPU."""
+    """bf16 needs a GPU, and DeepSpeed: `hnlm run` has it, sweeps, comparisons and the library train in fp32."""
     checkpoint_every_s: float = operational(60.0, gt=0)
     """Seconds between two checkpoints; a killed run loses at most these."""
 

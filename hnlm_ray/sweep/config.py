@@ -113,7 +113,11 @@ def most_epochs(config: RunConfig, sweep: SweepConfig) -> int:
 
 
 def with_point(config: RunConfig, point: dict[str, Any]) -> RunConfig:
-    """The run config with the values of one trial, `point`, by dotted key. Raises `UserError` as any config does."""
+    """The run config with the values of one trial, `point`, by dotted key.
+
+    Raises:
+        UserError: as for any config, and where it trains in bf16, which is DeepSpeed's: trials train without.
+    """
     values = config.model_dump(mode="json")
     for key, value in point.items():
         *parents, leaf = key.split(".")
@@ -123,7 +127,10 @@ def with_point(config: RunConfig, point: dict[str, Any]) -> RunConfig:
                 raise UserError(f"{key!r} is no key of the config")
             node = node[parent]
         node[leaf] = value
-    return parse_config(values)
+    found = parse_config(values)
+    if found.train.precision != "fp32":
+        raise UserError(f"train.precision={found.train.precision!r} is for `hnlm run`: trials train in fp32, set that")
+    return found
 
 
 def _check_keys(config: RunConfig, sweep: SweepConfig) -> None:

@@ -84,6 +84,11 @@ def test_a_file_without_a_sweep(tmp_path: Path) -> None:
         load_sweep(tmp_path / "run.yaml", ["sweep=5"])
 
 
+def test_trials_train_in_fp32(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="train.precision='bf16' is for `hnlm run`"):
+        load_sweep(write(tmp_path, space={"train.lr": {"uniform": [0, 1]}}), ["train.precision=bf16"])
+
+
 def test_a_point_changes_its_keys_and_nothing_else(tmp_path: Path) -> None:
     config, _ = load_sweep(write(tmp_path, space={"train.lr": {"uniform": [0, 1]}}))
     point = with_point(config, {"train.lr": 0.25, "train.hnlm.window": [0.1, 0.2]})
