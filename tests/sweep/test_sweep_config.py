@@ -85,7 +85,7 @@ def test_a_file_without_a_sweep(tmp_path: Path) -> None:
 
 
 def test_trials_train_in_fp32(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="train.precision='bf16' is for `hnlm run`"):
+    with pytest.raises(UserError, match=r"train\.precision='bf16' is for `hnlm run`"):
         load_sweep(write(tmp_path, space={"train.lr": {"uniform": [0, 1]}}), ["train.precision=bf16"])
 
 
