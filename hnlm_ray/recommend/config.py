@@ -40,7 +40,7 @@ class SamplerConfig(Section):
     ahns_alpha: float = 0.1
     """alpha of AHNS: added to the positive's score."""
     ahns_beta: float = Field(default=0.5, gt=0)
-    """beta of AHNS: overall hardness."""
+    """beta of AHNS: overall hardness. Up to 1, candidates get easy as scores grow; from 8 on it is nearly DNS."""
     ahns_power: float = Field(default=-2.0, lt=-1)
     """p of AHNS: how fast hardness falls with the positive's score."""
 
