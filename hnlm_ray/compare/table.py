@@ -62,7 +62,7 @@ def leads(results: Mapping[str, Any]) -> list[str]:
         + "; ".join(_lead(other, found) for other, found in over.items())
         for them, over in (
             ("its controls", results["over_controls"]),
-            ("rivals and outsiders", results["over_rivals"]),
+            ("rivals and outsiders", results.get("over_rivals")),  # results of older versions have none
         )
         if over
     ]

@@ -20,6 +20,7 @@ from hnlm_ray.generate.inputs import Range, item_rows, pair_rows, read_range, to
 from hnlm_ray.generate.negative_stage import negative_task
 from hnlm_ray.generate.profile_stage import profile_task
 from hnlm_ray.generate.prompting import fit
+from hnlm_ray.generate.protocol import GenerateRequest
 from hnlm_ray.generate.schemas import write_answer
 from hnlm_ray.generate.unit_worker import TextTask, make_draft
 from hnlm_ray.store import Folder
@@ -92,8 +93,8 @@ def _cost(
 ) -> Cost:
     rows = [row for part in sampled for row in part.to_pylist()]
     drafts = [draft for row in rows if not row.get("given") and (draft := make_draft(task, row))]
-    room = llm.max_model_len - task.max_new_tokens if llm.max_model_len else sys.maxsize
-    prompts = fit(drafts, chat.encode, task.max_prompt_tokens or room)
+    request = GenerateRequest(drafts, task.max_prompt_tokens, task.max_new_tokens, schema={})
+    prompts = fit(drafts, chat.encode, request.prompt_budget(llm.max_model_len or sys.maxsize))
     answer = write_answer(task.template.kind, say(task.max_words), say(_REASONING_WORDS))
     answer_tokens = min(task.max_new_tokens, len(chat.tokenize([answer])[0]))
     asked = round(num_rows * len(drafts) / max(len(rows), 1))

@@ -71,8 +71,8 @@ def run(ctx: "StageContext") -> dict[str, Any]:
 
 def drop_outdated(task: TextTask, grounded: Folder) -> None:
     """Remove what a run that was cut has grounded of the units that are asked again: their answers will be others."""
-    for unit in open_units(task, list_units(task.inputs)):
-        grounded.delete(unit.shard)
+    for shard in {unit.shard for unit in open_units(task, list_units(task.inputs))} & set(grounded.names()):
+        grounded.delete(shard)
 
 
 def _without_generator(ctx: "StageContext", dataset: Folder, profiles: Folder, out: Folder) -> dict[str, Any]:

@@ -97,7 +97,8 @@ class Build:
         publish(self.work, self.quarantine, table, parts, [result["lines"] for result in results])
         counts = total(result["counts"] for result in results)
         reasons = total(result["reasons"] for result in results)
-        if self.config.format == "tables" and counts["read"]:
+        tells_columns = all("columns" in result for result in results)  # not those that an older version had read
+        if self.config.format == "tables" and counts["read"] and tells_columns:
             refuse_unseen(self.config.columns, table, {name for result in results for name in result["columns"]})
         refuse_too_many(
             table, counts["bad"], counts["read"], self.config.max_bad_fraction, reasons, self.quarantine.uri

@@ -3,7 +3,7 @@
 import numpy as np
 
 from hnlm_ray.errors import UserError
-from hnlm_ray.recommend.config import FitConfig, TrainConfig
+from hnlm_ray.recommend.config import FitConfig
 from hnlm_ray.recommend.ease import solve_ease
 from hnlm_ray.recommend.interactions import UserItems
 from hnlm_ray.recommend.text_vectors import TextVectors
@@ -15,10 +15,8 @@ def solve(config: FitConfig, user_items: UserItems, text: TextVectors | None) ->
     `ease`: `item_weights` [I, I]. `text`: `user_emb` [U, d] and `item_emb` [I, d] of unit length, the texts themselves.
 
     Raises:
-        UserError: the model reads text, and there is none, or LLM negatives are asked for, which it cannot take.
+        UserError: the model reads text, and there is none.
     """
-    if isinstance(config, TrainConfig) and config.hnlm.variant != "none":
-        raise UserError(f"model={config.model!r} is not trained with negatives: set hnlm.variant=none")
     if config.model == "ease":
         return {"item_weights": solve_ease(user_items, config.ease_reg)}
     if text is None:

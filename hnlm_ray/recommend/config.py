@@ -258,6 +258,12 @@ class TrainConfig(FitConfig):
     """LLM hard negatives."""
 
     @model_validator(mode="after")
+    def _negatives_are_taken(self) -> "TrainConfig":
+        if self.model in CLOSED_FORM_MODELS and self.hnlm.variant != "none":
+            raise ValueError(f"model={self.model!r} is not trained with negatives: set hnlm.variant to none")
+        return self
+
+    @model_validator(mode="after")
     def _grades_are_ranked(self) -> "TrainConfig":
         if self.hnlm.variant == "graded" and self.loss.kind in ("infonce", "directau"):
             raise ValueError(

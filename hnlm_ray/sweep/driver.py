@@ -24,7 +24,7 @@ from hnlm_ray.store import Folder, RunDir
 from hnlm_ray.sweep.config import SweepConfig, load_sweep, most_epochs, with_point
 from hnlm_ray.sweep.outcome import Outcome, TrialRow, write_outcome
 from hnlm_ray.sweep.record import Recorder, recorded
-from hnlm_ray.sweep.space import decode, name_of, num_points, random_points, tune_space
+from hnlm_ray.sweep.space import decode, is_searched, name_of, num_points, random_points, tune_space
 from hnlm_ray.sweep.trial import METRIC, run_trial
 from hnlm_ray.tracking import check_trackers, observed
 
@@ -142,7 +142,7 @@ def _search(sweep: Sweep, done: list[dict[str, Any]], recorder: Recorder) -> Non
     with tempfile.TemporaryDirectory(prefix="hnlm-tune-") as own:  # Tune's own state: what counts is in `trials`
         grid = ray_tune.Tuner(
             trainable,
-            param_space={} if settings.search == "optuna" else tune_space(settings),
+            param_space={} if is_searched(settings) else tune_space(settings),
             tune_config=ray_tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=_scheduler(sweep),
@@ -164,7 +164,7 @@ def _search(sweep: Sweep, done: list[dict[str, Any]], recorder: Recorder) -> Non
 
 def _searcher(settings: SweepConfig, done: list[dict[str, Any]]) -> Any:
     """What draws the points that are left; `optuna` first learns from those that stand."""
-    if settings.search == "optuna":
+    if is_searched(settings):
         from optuna.samplers import TPESampler
         from ray.tune.search.optuna import OptunaSearch
 

@@ -21,7 +21,16 @@ def tune_space(sweep: SweepConfig) -> dict[str, Any]:
 
 def num_points(sweep: SweepConfig) -> int:
     """Distinct points that a sweep tries: one per trial, fewer only where its space holds no more."""
-    return int(min(sweep.trials, math.prod(dimension.num_values for dimension in sweep.space.values())))
+    return int(min(sweep.trials, _size(sweep)))
+
+
+def is_searched(sweep: SweepConfig) -> bool:
+    """Whether optuna chooses the points: where the trials cover the space, all of it is tried, whatever the search."""
+    return sweep.search == "optuna" and _size(sweep) > sweep.trials
+
+
+def _size(sweep: SweepConfig) -> float:
+    return math.prod(dimension.num_values for dimension in sweep.space.values())
 
 
 def draws(sweep: SweepConfig) -> Iterator[Point]:

@@ -33,6 +33,7 @@ def test_overrides_reach_nested_keys_and_the_file_names_the_run(tmp_path: Path) 
             "embed.max_pairs_per_user=0",
             "embeds items alone, and train.hnlm.variant='aligned' reads",
         ),
+        ("train.model=ease", "model='ease' is not trained with negatives: set hnlm.variant to none"),
         ("evaluate.ks=[0, 10]", r"evaluate\.ks\.0=0 is not accepted"),
         ("train.monitor=ndcg@0", "train.monitor='ndcg@0' is not accepted"),
         ("llm.engine_args.model=other/model", r"llm\.engine_args\.model is not accepted: set llm\.model instead"),

@@ -17,7 +17,7 @@ from hnlm_ray.sweep.config import SweepConfig
 from hnlm_ray.sweep.driver import num_concurrent, trial_demand
 from hnlm_ray.sweep.outcome import TrialRow, importance, write_outcome
 from hnlm_ray.sweep.record import Recorder, recorded
-from hnlm_ray.sweep.space import decode, name_of, num_points, random_points
+from hnlm_ray.sweep.space import decode, is_searched, name_of, num_points, random_points
 
 SPACE = {
     "train.hnlm.window": {"choice": [[0.1, 0.5], [0.5, 0.9]]},
@@ -86,6 +86,14 @@ def test_no_random_point_comes_twice_and_none_where_the_space_holds_no_more() ->
     assert random_points(sweep(space=space, trials=9)) == four
     assert random_points(sweep(space=space, trials=2)) == four[:2]
     assert (num_points(sweep(space=space, trials=9)), num_points(sweep(trials=9))) == (4, 9)
+
+
+def test_a_space_that_the_trials_cover_is_tried_whole_and_not_searched() -> None:
+    space = {"train.model": {"choice": ["mf", "lightgcn"]}, "train.dim": {"randint": [4, 6]}}
+    assert not is_searched(sweep(space=space, trials=4, search="optuna"))
+    assert is_searched(sweep(space=space, trials=3, search="optuna"))
+    assert is_searched(sweep(trials=9, search="optuna"))
+    assert not is_searched(sweep(trials=9, search="random"))
 
 
 def rows(settings: SweepConfig) -> list[TrialRow]:
