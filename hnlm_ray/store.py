@@ -22,7 +22,8 @@ from safetensors.numpy import save as save_tensors
 from hnlm_ray.errors import UserError
 
 _TEMPORARY = ".tmp-"
-_PASSWORD = re.compile(r"://[^/@]*:.*@")
+_PASSWORD = re.compile(r"(?<=s3|gs)://[^/@?]*:.*@|://[^/@?]*:[^/@]*@")
+"""A bucket has no port, and a secret may hold slashes; elsewhere a colon may come before a port."""
 
 
 def refuse_password(uri: str) -> None:

@@ -13,7 +13,7 @@ from hnlm_ray.console import quiet_libraries
 from hnlm_ray.errors import UserError
 from hnlm_ray.ingest.files import list_files
 from hnlm_ray.run_lock import sole_writer
-from hnlm_ray.store import Folder, ManifestEntry, RunDir
+from hnlm_ray.store import Folder, ManifestEntry, RunDir, refuse_password
 
 
 def entry(stage: str, fingerprint: str) -> ManifestEntry:
@@ -104,6 +104,11 @@ def test_a_password_is_refused_before_a_job_carries_it_away(run_dir: str, data: 
 @pytest.mark.parametrize("uri", ["gs://anonymous@bucket/p", f"s3://bucket/a:b@c{_MINIO}"])
 def test_an_at_sign_is_no_password(uri: str) -> None:
     assert Folder(uri).uri == uri
+
+
+@pytest.mark.parametrize("uri", ["hdfs://host:8020/user/a@b", "s3://bucket?endpoint_override=host:9000&role=a@b"])
+def test_a_port_before_an_at_sign_is_no_password(uri: str) -> None:
+    refuse_password(uri)
 
 
 class _Refusing(BaseHTTPRequestHandler):
